@@ -1,14 +1,23 @@
 """Where the numbers are worked out."""
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from robustkit.errors import EvaluationFailed, InputError, cut, first_line
 
 T = TypeVar("T")
+KINDS = ("cpu", "cuda", "xpu", "mps")
+"""of devices, each of which has an autocast of its own"""
+OPERATORS = [(kind, name) for kind in ("cuda", "mkldnn") for name in ("matmul", "conv", "rnn")]
+"""whose float32 torch may cut, by backend"""
+PLACES = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all"), *OPERATORS]
+"""where torch keeps how far; a place at none has what an earlier one has"""
+FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+"""variables by which oneDNN cuts wherever nothing else is said"""
 
 
 def device(name: str) -> torch.device:
@@ -109,16 +118,89 @@ def fitting(
 
 
 @contextmanager
-def tf32(*, allowed: bool) -> Iterator[None]:
-    """With a GPU's products and convolutions of float32 cut to TF32, or not; as it was afterwards.
+def on_its_own() -> Iterator[None]:
+    """Gradients where they are asked for and no autocast, whatever the program around has."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in KINDS:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
-    torch allows convolutions by default.
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """As verdicts are made: on its own, and in float32 all through.
+
+    Raises:
+        InputError: the environment has the processor cut float32.
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    if name := fast_math():
+        raise InputError(
+            f"{name}={os.environ[name]} has the processor cut float32, of which all verdicts are; "
+            "unset it"
+        )
+    with on_its_own(), tf32(allowed=False):
+        yield
+
+
+def fast_math() -> str:
+    """The variable of the environment by which the processor cuts float32, or ""."""
+    return next((name for name in FAST_MATH if _mode(name) != "STRICT"), "")
+
+
+def _mode(name: str) -> str:
+    return (os.environ.get(name) or "STRICT").upper()
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """With products and convolutions of float32 cut to TF32, or not at all; as it was afterwards.
+
+    torch allows a GPU's convolutions by default.
+    """
+    before = _taken_down()
     try:
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+        for operator in OPERATORS:
+            _set(*operator, "tf32" if allowed else "ieee")
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_float32_matmul_precision(before.products)
+        torch.backends.cudnn.allow_tf32 = before.convolutions
+        for place, precision in before.own.items():
+            _set(*place, precision)
+
+
+class _Precisions(NamedTuple):
+    """torch's settings, of two interfaces that hold them beside each other."""
+
+    products: str
+    """of the older one: highest, high or medium"""
+    convolutions: bool
+    """of the older one: whether cuDNN may cut"""
+    own: dict[tuple[str, str], str]
+    """of the newer one, by backend and operator: what each has of its own, or none"""
+
+
+def _taken_down() -> _Precisions:
+    """The settings, all of the newer interface's put to none.
+
+    The older one refuses to be read where the newer says something else, and an operator of the
+    newer answers with what it inherits: read from the outermost inwards, each has its own.
+    """
+    own = {}
+    for place in PLACES:
+        own[place] = torch._C._get_fp32_precision_getter(*place)
+        _set(*place, "none")
+    try:
+        convolutions = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # it differs from none
+        convolutions = True
+    return _Precisions(torch.get_float32_matmul_precision(), convolutions, own)
+
+
+def _set(backend: str, operator: str, precision: str) -> None:
+    torch._C._set_fp32_precision_setter(backend, operator, precision)

@@ -254,6 +254,99 @@ def test_what_a_module_keeps_beside_its_weights_is_its_own(tmp_path):
     assert torch.equal(loaded(X), network(X))
 
 
+KEEPING = """
+import torch
+from torch import nn
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = 1.0
+
+    def get_extra_state(self):
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state):
+        self.scale = state["scale"]
+
+    def forward(self, x):
+        return x * self.scale
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 784)
+        self.c.weight = self.b.weight
+        self.d = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.a(x))))
+
+class Partial(nn.Sequential):
+    def load_state_dict(self, state, strict=True):
+        return super().load_state_dict({k: v for k, v in state.items() if "bias" in k}, False)
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+def scaled():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), Scale())
+
+def tied():
+    return Tied()
+
+def partial():
+    return Partial(nn.Flatten(), nn.Linear(784, 10))
+
+def itself(path):
+    made = scaled()
+    state = torch.load(path)
+    made.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
+    return made
+"""
+
+
+def keeping(folder):
+    (folder / "own.py").write_text(KEEPING)
+    made = {}
+    exec(KEEPING, made)
+    return f"{folder}/own.py", made
+
+
+def test_what_a_file_keeps_beside_its_weights_is_not_left_out_in_silence(tmp_path):
+    file, made = keeping(tmp_path)
+    network = made["scaled"]()
+    network[2].scale = -2.0
+    path = kept(tmp_path / "x.pt", network.state_dict())
+    (warning,) = [w for w in read_checkpoint(path, model=f"{file}:scaled").warnings if "2._e" in w]
+    assert "beside its weights is not loaded: 2._extra_state;" in warning
+    deep = kept(tmp_path / "d.pt", prefixed("a_long_name." * 9, network.state_dict()))
+    assert any("_extra_state;" in w for w in read_checkpoint(deep, model=f"{file}:scaled").warnings)
+    # a function that takes the file loads all of it
+    path = kept(tmp_path / "y.pt", prefixed("net.", network.state_dict()))
+    assert same(read_checkpoint(path, model=f"{file}:itself"), network)
+
+
+@pytest.mark.parametrize(
+    ("function", "source", "name"),
+    [("tied", "tied", r"b\.weight"), ("partial", "plain", r"1\.weight")],
+)
+def test_a_network_that_does_not_hold_its_files_numbers_is_refused(
+    function, source, name, tmp_path
+):
+    file, made = keeping(tmp_path)
+    state = made[source]().state_dict()
+    if function == "partial":
+        state["1.weight"] = state["1.weight"] + 1
+    else:
+        same_twice = kept(tmp_path / "same.pt", state)
+        assert read_checkpoint(same_twice, model=f"{file}:tied").load()(X).shape == (3, 10)
+        state["c.weight"] = state["c.weight"] + 1
+    path = kept(tmp_path / "x.pt", state)
+    with pytest.raises(CheckpointError, match=rf"x\.pt: [^\n]* other numbers [^\n]*: {name}"):
+        read_checkpoint(path, model=f"{file}:{function}")
+
+
 @pytest.mark.parametrize(
     ("of_file", "of_function", "words"),
     [

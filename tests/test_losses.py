@@ -1,5 +1,6 @@
 """Losses by name, and each against an independent float64 reference."""
 
+import copy
 import hashlib
 import json
 import math
@@ -696,7 +697,34 @@ MINE = """
     def number(logits, labels): return 3.0
     def lonely(logits): return logits.mean()
     def greedy(logits, labels, **rest): return sum(rest.values()) * logits.mean()
+
+    def by_name(logits, labels, base=functional.cross_entropy, own=free, also=(torch.relu, torch.nn.ReLU)):
+        return base(logits, labels)
+
+    def climbed(model, images, labels):
+        x = images.clone().requires_grad_()
+        functional.cross_entropy(model(x), labels).backward()
+        return (x + 0.1 * x.grad.sign()).detach()
+
+    def pgd(model, images, labels):
+        return functional.cross_entropy(model(climbed(model, images, labels)), labels)
+
+    def pgd_and_zero(model, images, labels):
+        attacked = climbed(model, images, labels)
+        model.zero_grad()
+        return functional.cross_entropy(model(attacked), labels)
+
+    def pgd_of_logits(logits, labels):
+        functional.cross_entropy(logits, labels).backward(retain_graph=True)
+        return functional.cross_entropy(logits, labels)
+
+    def doubled(model, images, labels):
+        return functional.cross_entropy(model(torch.cat([images, images])), labels.repeat(2))
 """
+LEAVES = (
+    "{loss} leaves gradients in the network's weights, to which its own would be added; within a "
+    "loss, as for an attack, use torch.autograd.grad(value, images) instead of value.backward()"
+)
 
 
 @pytest.fixture
@@ -743,6 +771,14 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
         ("vector", {}, "{loss} returned a tensor (6,); it must return a scalar tensor"),
         ("number", {}, "{loss} returned 3.0; it must return a scalar tensor"),
         ("unreadable", {}, "{loss}: its arguments cannot be read; wrap it in a def"),
+        ("pgd", {}, LEAVES),
+        ("pgd_of_logits", {}, LEAVES),
+        (
+            "doubled",
+            {},
+            "{loss} passes 12 images through the network first, of a batch of 6; call "
+            "model(images) first, whose logits give the training accuracy, and pass others after it",
+        ),
     ],
 )
 def test_a_users_mistakes_are_told_in_one_line(mine, function, settings, message):
@@ -750,6 +786,85 @@ def test_a_users_mistakes_are_told_in_one_line(mine, function, settings, message
     with pytest.raises(InputError) as caught:
         losses.build(loss, settings).prepare(Two(), middle())
     assert str(caught.value) == message.format(file=mine, loss=loss)
+
+
+def test_an_attack_within_a_users_loss_may_clear_its_gradients_and_adds_none(mine):
+    model, images, labels = Two(), middle(), torch.arange(6) % 2
+    own = losses.build(f"{mine}:pgd_and_zero").prepare(model, images)
+    own.backward(model, images, labels, step())
+    found, model.w.grad = model.w.grad, None
+    x = images.clone().requires_grad_()
+    value = nn.functional.cross_entropy(model(x), labels)
+    (slope,) = torch.autograd.grad(value, x)
+    attacked = (x + 0.1 * slope.sign()).detach()
+    nn.functional.cross_entropy(model(attacked), labels).backward()
+    assert torch.equal(found, model.w.grad)
+    # one that leaves them is found at any step, also where there were some before
+    with pytest.raises(InputError, match="leaves gradients"):
+        losses.build(f"{mine}:pgd").backward(model, images, labels, step())
+
+
+def test_settings_that_json_lacks_are_spelt_by_what_they_are(mine):
+    def spelt(value):
+        return losses.spell(losses.build(f"{mine}:greedy", {"a": value}))["a"]
+
+    long = torch.zeros(1500)
+    values = [
+        torch.tensor([1.0, 1.00001]),
+        torch.tensor([1.0, 1.00002]),
+        torch.tensor([1.0, 1.00001], dtype=torch.bfloat16),
+        torch.tensor([[1.0], [1.00001]]),
+        torch.tensor(1.0),
+        long,
+        long.index_fill(0, torch.tensor([700]), 1),
+        np.zeros(1500),
+        np.arange(1500) == 700,
+    ]
+    found = [json.dumps(spelt(value)) for value in values]
+    assert len(set(found)) == len(values)
+    assert found == [
+        json.dumps(spelt(v.copy() if isinstance(v, np.ndarray) else v.clone())) for v in values
+    ]
+    assert spelt([1, {"b": long}]) == [1, {"b": spelt(long)}]
+    losses_of_torch = [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(weight=torch.ones(2)),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.00001])),
+        nn.NLLLoss(),
+    ]
+    found = [json.dumps(spelt(value)) for value in losses_of_torch]
+    assert len(set(found)) == len(found)
+    assert found == [json.dumps(spelt(copy.deepcopy(value))) for value in losses_of_torch]
+    # what says all of itself stands as in trainings so far
+    assert spelt(Fraction(1, 3)) == "Fraction(1, 3)"
+    assert spelt((1, "b")) == [1, "b"]
+    assert losses.spell(losses.build(f"{mine}:by_name")) == {
+        "base": {"code": "torch.nn.functional.cross_entropy"},
+        "own": {"code": "free"},
+        "also": [
+            {"code": "torch._VariableFunctionsClass.relu"},
+            {"code": "torch.nn.modules.activation.ReLU"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, 2}, nn.Sequential(nn.ReLU()), np.array([None]), torch.eye(2).to_sparse()],
+)
+def test_a_setting_that_nothing_identifies_is_refused(mine, value):
+    with pytest.raises(InputError, match="nothing identifies the value of a, of type ") as told:
+        losses.spell(losses.build(f"{mine}:greedy", {"a": [value]}))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [nn.functional.relu, [lambda x: x], {"b": nn.ReLU}])
+def test_code_is_no_setting_but_a_default(mine, value):
+    with pytest.raises(
+        InputError, match="'a' is or holds a function or class; make it the default"
+    ):
+        losses.build(f"{mine}:greedy", {"a": value})
 
 
 def test_a_users_missing_file_is_told_with_the_option(tmp_path):

@@ -190,6 +190,28 @@ def test_a_librarys_mean_does_not_replace_that_in_the_file(tmp_path):
     close(found.load()(X), made(normalised(X, (0.5,), (0.25,))))
 
 
+def test_a_librarys_mean_before_a_network_of_a_file_is_told(tmp_path):
+    source = tmp_path / "net.py"
+    source.write_text(
+        "from torch import nn\n"
+        "class Own(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward((x - 0.5) / 0.25)\n"
+        "def build():\n"
+        "    return Own(nn.Flatten(), nn.Linear(192, 5))\n"
+    )
+    made = models.build(f"{source}:build", seed=5).eval()
+    folder, told = folder_of(tmp_path, made.state_dict()), "--mean 0 --std 1"
+    found = read_checkpoint(folder, model=f"{source}:build")
+    (warning,) = warned(found, told)
+    assert f"{folder} are applied in front of {source}:build" in warning
+    close(found.load()(X), made(normalised(X)))
+    itself = read_checkpoint(folder, model=f"{source}:build", mean=0, std=1)
+    assert not warned(itself, told)
+    close(itself.load()(X), made(X))
+    assert not warned(read_checkpoint(folder, model=f"{source}:build", mean=MEAN, std=STD), told)
+
+
 def test_pixels_as_they_are_in_the_files_own_record_go_before_its_library(tmp_path):
     made = timm.create_model("mobilenetv3_small_050").eval()
     name = "timm:mobilenetv3_small_050.lamb_in1k"

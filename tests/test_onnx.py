@@ -379,6 +379,14 @@ def test_the_json_beside_a_graph_says_what_its_pictures_and_classes_are(tmp_path
     assert torch.allclose(given.load()(x), original(made, x, (3, 3, 8, 8)), atol=1e-5)
 
 
+def test_a_file_is_found_again_from_another_folder(tmp_path, monkeypatch):
+    made = exported(tmp_path, config=None, pictures=None)
+    monkeypatch.chdir(tmp_path)
+    found, x = read_checkpoint("model.onnx"), colours()
+    monkeypatch.chdir("/")
+    assert torch.allclose(found.load()(x), original(made, x, (3, 3, 8, 8)), atol=1e-5)
+
+
 def test_a_graph_may_be_given_its_channels_in_the_other_order(tmp_path):
     made = exported(tmp_path, config=None)
     plain = read_checkpoint(tmp_path / "model.onnx")

@@ -23,6 +23,8 @@ from robustkit.tracking.content import (
     of_study,
     of_training,
 )
+from robustkit.training import run as training
+from robustkit.training.saved import write_state
 
 EVALUATE = ("evaluate", "lenet5-mnist5k", "--attack", "clean", "--limit", "20", "--device", "cpu")
 
@@ -218,6 +220,49 @@ def test_a_training_tells_each_epoch_once_also_of_an_earlier_run(robustkit, reco
         "artefact",
         "close",
     ]
+
+
+@pytest.mark.thorough
+def test_a_resumed_training_tells_earlier_epochs_before_later_ones(
+    robustkit, recorder, monkeypatch
+):
+    command = ["train", "--model", "lenet5", "--data", "mnist5k", "--data-fraction", "0.01"]
+    command += ["--epochs", "3", "--device", "cpu", "--out", "a.safetensors", "--track", "mlflow"]
+    saved = []
+
+    def stop(*state):
+        write_state(*state)
+        saved.append(state)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_state", stop)
+        assert robustkit(*command)[0] != 0
+    assert robustkit(*command)[0] == 0
+    # W&B drops what is of a step before the last one that it was told of
+    steps = [[step for _, step in run.all("metrics")] for run in recorder.runs]
+    assert steps == [[1, 2], [1, 2, 3, None]]
+
+
+@pytest.mark.thorough
+def test_lines_within_an_epoch_are_told_by_their_update(robustkit, recorder, tmp_path):
+    command = ["train", "--model", "lenet5", "--data", "mnist5k", "--batch-size", "16"]
+    command += ["--data-fraction", "0.2", "--steps", "50", "--device", "cpu"]
+    command += ["--out", "a.safetensors", "--track", "mlflow"]
+    for _ in range(2):  # the second time the checkpoint is the answer
+        assert robustkit(*command)[0] == 0
+    first, second = recorder.runs
+    *lines, (kept, last) = first.all("metrics")
+    assert last is None
+    assert [step for _, step in lines] == [metrics["step"] for metrics, _ in lines]
+    assert [step for _, step in lines] == sorted({step for _, step in lines})
+    assert [metrics["epoch"] for metrics, _ in lines].count(0) > 1
+    assert kept["kept_step"] == 50
+    assert second.all("metrics") == first.all("metrics")
+    # while the training runs, and not at its end alone
+    kinds = [kind for kind, *_ in first.told]
+    assert kinds[1 : len(lines) + 2] == ["metrics"] * len(lines) + ["parameters"]
 
 
 @pytest.mark.one_of_many(2)

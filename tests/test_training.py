@@ -38,6 +38,7 @@ from robustkit.training.processes import ProcessGroup
 from robustkit.training.recipe import checked, rate, spell, updates
 
 CPU = torch.device("cpu")
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,7 @@ def test_schedules_by_hand():
         ({"steps": 10**10}, "--steps 10000000000: must be at most 1,000,000,000"),
         ({"stabiliser": 0.0}, "--recipe-set stabiliser=0.0: must be above 0"),
         ({"start": -1.0}, "--recipe-set start=-1.0: must not be negative"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov=True: Nesterov's .* a --momentum above 0"),
         ({"schedule": "multistep"}, "multistep needs milestones"),
         ({"milestones": (5,)}, "milestones=5: the schedule multistep .* no other schedule accepts"),
         ({"schedule": "multistep", "milestones": (5, 5)}, "milestones=5,5: must be positive and"),
@@ -169,6 +171,20 @@ def test_what_a_user_changes_takes_the_place_of_what_was_published():
     assert (chosen.schedule, chosen.milestones, chosen.learning_rate) == ("cosine", (), 0.3)
     given = resolve("large-margin-softmax", "mnist", paper=True, settings={"m": 2}).settings()
     assert given == found.settings() | {"m": 2}
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_without_momentum_there_is_no_default_of_nesterovs(optimiser):
+    assert resolve("cross-entropy", "cifar10").recipe.nesterov
+    plain = {"momentum": 0.0, "optimizer": optimiser}
+    found = resolve("cross-entropy", "cifar10", changes=plain).recipe
+    assert not found.nesterov
+    optimizer(found, nn.Linear(2, 2))
+    other = resolve("cross-entropy", "cifar10", changes={"nesterov": True, "optimizer": "adam"})
+    optimizer(other.recipe, nn.Linear(2, 2))
+    if optimiser == "sgd":
+        with pytest.raises(InputError, match=r"nesterov=True: .* needs a --momentum above 0"):
+            resolve("cross-entropy", "cifar10", changes={**plain, "nesterov": True})
 
 
 def test_settings_that_depend_on_a_trainings_length_know_what_is_held_out():
@@ -507,6 +523,22 @@ def test_the_history_says_what_the_network_said(digits):
 
 def test_without_wrong_labels_nothing_can_be_memorised():
     assert summarised([3.0, 2, 2, 0, 0, 4])["memorised"] is None
+
+
+def test_held_out_images_pass_in_fewer_at_a_time_where_memory_is_little(digits):
+    class Large(nn.Flatten):
+        most = 1000
+
+        def forward(self, images):
+            if len(images) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)[:, 300:310]
+
+    held_out, network = start(digits).held_out, Large()
+    whole = accuracy(network, held_out)
+    network.most = 40
+    assert accuracy(network, held_out) == whole
+    assert network.training
 
 
 class Watching(CrossEntropy):
@@ -894,6 +926,32 @@ def test_one_process_compresses_as_several_do(asked, tmp_path):
 
 
 @pytest.mark.thorough
+def test_a_loss_that_passes_twice_through_batch_norm_is_compressed_like_others(asked, tmp_path):
+    asked = replace(asked, model="mnist-cnn-bn", loss="trades", settings={"steps": 1})
+    asked = replace(asked, recipe=replace(asked.recipe, epochs=1))
+    whole = replace(asked, compress=compression.parse("top-k:100%"), memory=False)
+    made = [train(one, tmp_path / f"{i}.safetensors") for i, one in enumerate([asked, whole])]
+    plain, shared = (load_file(one.path) for one in made)
+    assert all(torch.equal(plain[name], shared[name]) for name in plain)
+
+
+@pytest.mark.parametrize("scheme", ["top-k:0.5", "powersgd:1"])
+def test_a_group_that_the_caller_formed_stays(asked, tmp_path, scheme):
+    """Whatever the seed; PowerSGD's draws take one of 32 bits."""
+    distributed = torch.distributed
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        short = replace(asked, recipe=replace(asked.recipe, epochs=1), seed=2**32 + 1)
+        train(replace(short, compress=compression.parse(scheme)), tmp_path / "a.safetensors")
+        assert distributed.is_initialized()
+    finally:
+        distributed.destroy_process_group()
+    train(replace(short, compress=compression.parse(scheme)), tmp_path / "b.safetensors")
+    assert not distributed.is_initialized()
+
+
+@pytest.mark.thorough
 def test_what_compression_carries_over_follows_the_rate_of_sgd_alone(asked, tmp_path):
     scheme = compression.parse("top-k:0.05")
     for name, told in (("sgd", {}), ("adam", {"rescale": False})):
@@ -1259,9 +1317,10 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_processes_train_one_network(tmp_path):
+@pytest.mark.parametrize("model", ["lenet5", pytest.param("mnist-cnn-bn", marks=SLOW)])
+def test_two_processes_train_one_network(tmp_path, model):
     """Also where a loss passes through the network twice, and attacks it in between."""
-    trades = ["--loss", "trades", "--set", "steps=2"]
+    trades = ["--loss", "trades", "--set", "steps=2", "--model", model]
     asked = [*TRAIN, *trades, "--epochs", "2", "--compress", "top-k:0.01", "--out", "a.safetensors"]
     started = subprocess.run(
         [

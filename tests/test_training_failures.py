@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import warm
+from PIL import Image
 from torch import nn
 
 from robustkit import data
+from robustkit.auditing.request import TrainingImages
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import InputError, TrainingFailed
+from robustkit.evaluation import images_for
 from robustkit.training import Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training.run import numerics
 
@@ -48,6 +51,12 @@ def here_alone(logits, labels):
     calls.append(1)
     bad = os.environ["RANK"] == "1" and len(calls) > 2
     return cross_entropy(logits, labels) * (float("nan") if bad else 1)
+
+def attacks_late(model, images, labels):
+    calls.append(1)
+    if len(calls) > 3:
+        cross_entropy(model(images), labels).backward()
+    return cross_entropy(model(images), labels)
 
 def rewrites(logits, labels):
     value = cross_entropy(logits, labels.clone())
@@ -178,6 +187,12 @@ def test_a_loss_that_rewrites_its_labels_falsifies_no_history(digits, tmp_path, 
     assert own.record["history"] == plain.record["history"]
 
 
+def test_a_loss_that_leaves_gradients_ends_the_training(digits, tmp_path, mine):
+    with pytest.raises(TrainingFailed, match=r"leaves gradients in the network's .*, in epoch 2"):
+        train(asked(digits, mine("attacks_late"), steps=9), tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
 def test_an_operation_without_a_deterministic_way_is_one_line():
     with (
         pytest.raises(InputError, match="--deterministic: put_ does not have a deterministic") as e,
@@ -250,6 +265,81 @@ def test_a_network_with_nothing_to_train_is_one_line(robustkit, tmp_path, net, l
     assert (status, err.count("\n")) == (2, 1)
     assert "--model: all weights are frozen, or there are none: nothing to train" in err
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_layer_without_a_size_is_refused_before_the_training(digits, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))\n"
+    )
+    lazy = replace(asked(digits, steps=1), model=f"{tmp_path}/net.py:build")
+    with pytest.raises(InputError, match=r"has no size before a first pass \(a lazy layer\)"):
+        train(lazy, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_images_that_went_by_a_path_are_found_there_or_nowhere(digits, tmp_path, monkeypatch):
+    for name in ("sets", "other"):
+        (tmp_path / name).mkdir()
+    images = np.stack([digits.images(i, i + 1)[0] for i in range(len(digits))])
+    file = tmp_path / "sets" / "mnist5k.npz"
+    np.savez(file, images=images, labels=digits.labels)
+    monkeypatch.chdir(tmp_path)
+    given = load_dataset("sets/mnist5k.npz")
+    train(asked(given, steps=1), tmp_path / "a.safetensors")
+    monkeypatch.chdir(tmp_path / "other")
+    found = read_checkpoint(tmp_path / "a.safetensors")
+    assert found.extra["training"]["path"] == str(file)
+    assert images_for(found).digest == given.digest  # not those that ship under that name
+    seen = TrainingImages.of(found, None, given)
+    assert seen.ids() == set(given.ids)
+    assert seen.stamp()
+    file.unlink()
+    with pytest.raises(
+        InputError, match=r"was trained on .*/sets/mnist5k\.npz, which is not there"
+    ):
+        images_for(found)
+    assert seen.ids() is None
+    assert images_for(found, "mnist5k", limit=1).name == "mnist5k"
+
+
+def test_images_that_a_file_describes_are_found_by_that_file(digits, tmp_path):
+    images = np.stack([digits.images(i, i + 1)[0] for i in range(len(digits))])
+    np.savez(tmp_path / "own.npz", images=images, labels=digits.labels)
+    file = tmp_path / "mnist5k.toml"
+    file.write_text('title = "Digits of my own"\nsource = "own.npz"\n')
+    given = load_dataset(str(file))
+    train(asked(given, steps=1), tmp_path / "a.safetensors")
+    found = read_checkpoint(tmp_path / "a.safetensors")
+    assert found.extra["training"]["path"] == str(file)
+    assert images_for(found).digest == given.digest  # not those that ship under that name
+
+
+def test_images_are_matched_by_the_names_that_the_trainings_classes_had(digits, tmp_path):
+    images = np.stack([digits.images(i, i + 1)[0] for i in range(len(digits))])
+    names = tuple("jihgfedcba")
+    given = data.from_arrays(images, digits.labels, name="letters", classes=names)
+    for number, (name, given_data) in enumerate({"named": given, "numbered": digits}.items()):
+        train(asked(given_data, steps=1), tmp_path / f"{number}.safetensors")
+        found = read_checkpoint(tmp_path / f"{number}.safetensors")
+        assert found.label_names == (names if name == "named" else ())
+        assert "classes" not in found.extra
+    for number, name in enumerate(sorted(names)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        Image.fromarray(np.full((28, 28), 20 * number, np.uint8)).save(
+            tmp_path / "d" / name / "0.png"
+        )
+    read = images_for(read_checkpoint(tmp_path / "0.safetensors"), tmp_path / "d")
+    brightness = (read.images(0, 10).mean((1, 2, 3)) * 255 / 20).round().astype(int)
+    assert read.labels.tolist() == (9 - brightness).tolist()
+
+
+def test_of_images_that_went_by_a_name_the_name_is_recorded(tmp_path):
+    whole = load_dataset("mnist5k", split="train", limit=300)
+    train(asked(whole, steps=1), tmp_path / "a.safetensors")
+    found = read_checkpoint(tmp_path / "a.safetensors")
+    assert "path" not in found.extra["training"]
+    assert images_for(found, limit=1).name == "mnist5k"
 
 
 def test_shares_may_be_written_in_percent(robustkit, tmp_path):

@@ -1,6 +1,7 @@
 """An edited helper of a user's FILE.py is other code: no record of before answers."""
 
 import pickle
+import random
 import sys
 
 import numpy as np
@@ -163,3 +164,57 @@ def test_what_no_source_shows_is_told_by_the_logits(case, alone, tmp_path, monke
     first, same, other = answer(1.0), answer(1.0), answer(-1.0)
     assert same == first
     assert other != first
+
+
+LATE = "def build():\n    from helper import build as made\n    return made()\n"
+
+
+def test_a_function_imports_its_neighbour_as_it_now_is_when_it_is_called(tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    for folder, scale in ((tmp_path / "a", 1), (tmp_path / "b", 3), (own, 7)):
+        folder.mkdir()
+        (folder / "net.py").write_text(LATE)
+        (folder / "helper.py").write_text(NETWORK.format(imports="", scale=scale))
+    a, b, x = f"{tmp_path}/a/net.py:build", f"{tmp_path}/b/net.py:build", torch.rand(3, 1, 4, 4)
+    path = list(sys.path)
+    first = models.build(a, seed=0)(x)
+    torch.testing.assert_close(models.build(b, seed=0)(x), 3 * first)
+    torch.testing.assert_close(models.build(a, seed=0)(x), first)
+    (tmp_path / "a" / "helper.py").write_text(NETWORK.format(imports="", scale=-100))
+    torch.testing.assert_close(models.build(a, seed=0)(x), -100 * first)
+    assert sys.path == path
+    # a program's own module of that name is not taken for it, and stays
+    sys.modules.pop("helper")
+    monkeypatch.syspath_prepend(own)
+    import helper
+
+    torch.testing.assert_close(models.build(b, seed=0)(x), 3 * first)
+    assert sys.modules["helper"] is helper
+
+
+def test_a_loss_imports_its_neighbour_when_it_is_called_too(tmp_path):
+    for name, scale in (("a", 1.0), ("b", 3.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "loss.py").write_text(
+            "def scale():\n    from helper import SCALE\n    return SCALE\n"
+        )
+        (tmp_path / name / "helper.py").write_text(f"SCALE = {scale}\n")
+    a, b = (models.import_function(tmp_path / n / "loss.py", "scale", "--loss") for n in "ab")
+    assert (a(), b(), a(), b()) == (1, 3, 1, 3)
+    (tmp_path / "a" / "helper.py").write_text("SCALE = -100.0\n")
+    assert a() == 1  # it goes on as it began
+    assert models.import_function(tmp_path / "a" / "loss.py", "scale")() == -100
+
+
+def test_what_a_function_draws_outside_of_torch_is_the_same_with_the_same_seed(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import random, numpy, torch\n"
+        "def build():\n"
+        "    made = torch.nn.Linear(4, 2)\n"
+        "    made.scale = random.random() + numpy.random.rand()\n"
+        "    return made\n"
+    )
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    first, second = (models.build(f"{tmp_path}/net.py:build", seed=0).scale for _ in range(2))
+    assert first == second
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before

@@ -11,6 +11,7 @@ from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.loading import file_stamps
 from robustkit.errors import InputError, RobustkitError
+from robustkit.evaluation.images import TrainedOn
 from robustkit.files import canonical, digest
 from robustkit.protocol import Norm, Number
 
@@ -66,16 +67,19 @@ def notes_on(plan: AuditPlan, threat: ThreatModel, data: Dataset) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingImages:
-    """The images that a network was trained on, by the name that its checkpoint records."""
+    """The images that a network was trained on, by the path or name that its checkpoint records."""
 
     name: str | None = None
     """None: it records none, or they are not to be looked for"""
     root: Path | None = None
     """as `load_dataset` takes it"""
+    split: str = "train"
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, root: Path | None, images: Dataset) -> "TrainingImages":
-        """Those of a checkpoint, where a root or the judged images' name says where they are."""
+        """Those of a checkpoint, where their path, a root or the judged images' name says where."""
+        if (told := TrainedOn.of(checkpoint)) is not None:
+            return cls(told.path, split=told.split)
         known = root is not None or checkpoint.trained_on == images.name
         return cls(checkpoint.trained_on if known else None, root)
 
@@ -84,7 +88,7 @@ class TrainingImages:
         if self.name is None:
             return None
         try:
-            return frozenset(load_dataset(self.name, split="train", root=self.root).ids)
+            return frozenset(load_dataset(self.name, split=self.split, root=self.root).ids)
         except RobustkitError:
             return None
 
@@ -93,7 +97,7 @@ class TrainingImages:
         if self.name is None:
             return None
         try:
-            found = file_stamps(self.name, "train", self.root)
+            found = file_stamps(self.name, self.split, self.root)
         except RobustkitError:
             return None
         return digest(canonical(found)) if found else None

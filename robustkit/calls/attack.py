@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -18,7 +18,7 @@ from robustkit.calls.given import AttackSettings, Network, network, setting_text
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import OneByOne, classifier
 from robustkit.device import device as find_device
-from robustkit.device import tf32
+from robustkit.device import in_float32
 from robustkit.errors import DataError, InputError, ProtocolError, quoted
 from robustkit.evaluation.probe import losses_away, traits
 from robustkit.files import whole_number
@@ -151,7 +151,7 @@ class ModelAttack:
         protocol = replace(self.protocol, seed=key)
         names = [f"image {i}" for i in range(len(images))]
         block = Block(images.to(where), labels.to(where), names, 0)
-        with _as_it_was(self.model), seeded(key, where), _plain(where):
+        with _as_it_was(self.model), seeded(key, where), in_float32():
             outcomes = self._attacked(block, protocol) if len(images) else None
         if outcomes is None:
             self.fooled = torch.zeros(0, dtype=torch.bool, device=x.device)
@@ -255,21 +255,3 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         model.train(mode)  # some undo then what they did for eval
         for part, own in modes:
             part.training = own
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-@contextmanager
-def _plain(device: torch.device) -> Iterator[None]:
-    """Gradients where they are asked for, and float32 all through, whatever the loop around has."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        _no_autocast(device),
-        tf32(allowed=False),
-    ):
-        yield

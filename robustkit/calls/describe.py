@@ -13,6 +13,7 @@ from robustkit.data.recovered import Flips
 from robustkit.display.progress import seen
 from robustkit.display.stream import FetchLines
 from robustkit.errors import InputError
+from robustkit.evaluation.images import TrainedOn
 from robustkit.files import write_atomic
 
 
@@ -106,7 +107,7 @@ def describe(
         written = checkpoints.write_sidecar(found, path_of(sidecar_path))
     flips = None
     if labels is not None:
-        where = images | {"root": path_of(data_root), "split": split or "train"}
+        where = images | {"root": path_of(data_root), "split": split}
         flips = _write_labels(found, Path(labels), data, noise_kind, where)
     return Description(found, checkpoints.describe(found), written, flips)
 
@@ -132,9 +133,12 @@ def _write_labels(
     """
     record = found.extra.get("training")
     told = record.get("data") if isinstance(record, dict) else None
-    if not isinstance(told, dict) or not (name := data or found.trained_on):
+    place = TrainedOn.of(found)
+    recorded = place.path if place else found.trained_on
+    if not isinstance(told, dict) or not (name := data or recorded):
         raise InputError(f"{found.path}: does not say what it was trained on, which --labels needs")
-    dataset = load_dataset(name, **where)
+    usual = place.split if place and data is None else "train"
+    dataset = load_dataset(name, **{**where, "split": where["split"] or usual})
     training = recovered.recover(dataset, told, noise_kind)
     write_atomic(path, recovered.table(dataset, training))
     return recovered.flips(dataset, training)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from robustkit.errors import InputError, cut, quoted
 from robustkit.files import write_atomic
+from robustkit.training.saved import state_path
 
 PACKAGES = ("site-packages", "dist-packages")
 """folders of installed packages, whose versions are on record"""
@@ -34,12 +35,29 @@ class Code(NamedTuple):
     file: tuple[Path, bytes] | None
     """to be written, where it was in memory"""
 
-    def keep(self) -> None:
-        """Write the file, unless it is there."""
-        if self.file is not None:
-            path, content = self.file
-            if not (path.is_file() and path.read_bytes() == content):
-                write_atomic(path, content)
+    def keep(self, out: Path, *, fresh: bool) -> None:
+        """Write the file, unless it is there.
+
+        Args:
+            out: the checkpoint that is to come of it.
+            fresh: whether what was trained there before is to be replaced.
+
+        Raises:
+            InputError: it says otherwise, and a network was trained by it: that is still read by
+                it.
+        """
+        if self.file is None:
+            return
+        path, content = self.file
+        if path.is_file() and path.read_bytes() == content:
+            return
+        trained = out.exists() or state_path(out).exists()
+        if path.exists() and trained and not fresh:
+            raise InputError(
+                f"{path}: has another source than the one in memory, and {out} was trained by it; "
+                "give another --out, or --fresh to train it anew"
+            )
+        write_atomic(path, content)
 
 
 def called(given: Given) -> str:

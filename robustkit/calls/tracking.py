@@ -108,24 +108,24 @@ def _track(
 
 
 def also(callbacks: "Callbacks", run: "TrackingRun | None") -> "Callbacks":
-    """What a training calls, with the run told of each epoch, too."""
+    """What a training calls, with the run told of each line of its history, too."""
     if run is None:
         return callbacks
 
-    def epoch(line: dict[str, Any]) -> None:
-        callbacks.epoch(line)
-        run.epoch(line)
+    def line(found: dict[str, Any]) -> None:
+        callbacks.line(found)
+        run.line(found)
 
-    return callbacks._replace(epoch=epoch)
+    return callbacks._replace(line=line)
 
 
 def track_training(run: "TrackingRun | None", trained: "TrainingResult") -> None:
-    """All that a finished training tells: epochs of an earlier run of it, too, and its files."""
+    """All that a finished training tells: lines of an earlier run of it, too, and its files."""
     if run is None:
         return
     from robustkit.tracking.content import of_training
 
     for line in trained.record["history"]:
-        run.epoch(line)
+        run.line(line)
     files = [trained.path, *trained.snapshots]
     run.attempt(lambda: run.content(of_training(trained.record, files)))

@@ -161,7 +161,7 @@ def train(
     )
     recipes.check_types(config)
     for one in code.values():
-        one.keep()
+        one.keep(path, fresh=fresh)
     with (
         tracking.run(tracking.asked(track), path.stem, command) as run,
         TrainingBar(path.name) if seen(progress) else nullcontext() as bar,

@@ -1,13 +1,12 @@
 """How exactly the network is run: what torch's settings allow its kernels to do with float32."""
 
-import os
-
 import torch
 from torch import nn
 
 from robustkit.attacks.draws import generator
 from robustkit.certification.graph import Affine, BoundGraph, Unsupported
 from robustkit.certification.roundoff import Roundoff
+from robustkit.device import fast_math
 
 CUT = {"tf32": 2.0**-10, "bf16": 2.0**-7}
 """relative error of a factor that is cut to so many bits"""
@@ -22,7 +21,6 @@ TRANSFORMED = (
     "rounds; torch.backends.nnpack.set_flags(False) or torch.backends.cudnn.enabled = False "
     "forbids it"
 )
-FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
 def roundoff_of(model: nn.Module, device: torch.device) -> Roundoff:
@@ -71,9 +69,8 @@ def check_convolutions(graph: BoundGraph) -> None:
 
 
 def _check_cpu(model: nn.Module) -> None:
-    for name in FAST_MATH:
-        if os.environ.get(name, "STRICT").upper() != "STRICT":
-            raise Unsupported(f"{name} lets float32 products be cut; unset it")
+    if name := fast_math():
+        raise Unsupported(f"{name} lets float32 products be cut; unset it")
     transforming = not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled()
     if transforming and any(isinstance(part, nn.Conv2d) for part in model.modules()):
         raise Unsupported(

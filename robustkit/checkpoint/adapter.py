@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from robustkit.checkpoint.logits import find_logits, is_hollow, unusual
+from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError, InputError, one_line
 from robustkit.network import answer, kept
 from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
@@ -171,10 +172,18 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Module:
+def filled(module: torch.nn.Module, state: Mapping[str, Array], where: str) -> torch.nn.Module:
     """The module itself, frozen, with weights that fit.
 
     Batch norm's counters may be missing; extra state, which is no weight, is the module's own.
+
+    Args:
+        module: as it was built.
+        state: numbers by the module's own names.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: it does not hold them then.
     """
     own = module.state_dict()
     tensors = OrderedDict((k, v) for k, v in own.items() if k.endswith((COUNTER, EXTRA)))
@@ -182,7 +191,28 @@ def filled(module: torch.nn.Module, state: Mapping[str, Array]) -> torch.nn.Modu
     # names and shapes fit as they are: nothing is to be changed as if from an older version
     tensors._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
     module.load_state_dict(tensors, strict=True)
+    _check_taken(module.state_dict(), tensors, where)
     return freeze(module)
+
+
+def _check_taken(held: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Nothing, if a network holds the numbers that it was given, in its own types."""
+    names = [name for name in given if not name.endswith((COUNTER, EXTRA))]
+    if odd := [name for name in names if not _same(held[name], given[name])]:
+        raise CheckpointError(
+            f"{where}: once loaded, the network holds other numbers than the file: {listed(odd)}; "
+            "either it shares them with others of its weights, as the file does not, or its class "
+            "loads weights in its own way and leaves these out"
+        )
+
+
+def _same(held: torch.Tensor, given: torch.Tensor) -> bool:
+    wanted = given.to(held)
+    if torch.equal(held, wanted):
+        return True
+    return held.shape == wanted.shape and bool(
+        ((held == wanted) | ((held != held) & (wanted != wanted))).all()  # NaN is itself here
+    )
 
 
 def wrap(module: torch.nn.Module, expected: int | None = None) -> torch.nn.Module:
@@ -206,6 +236,11 @@ def replica(module: torch.nn.Module) -> torch.nn.Module:
         InputError: it cannot be copied, or its weights are empty.
     """
     _check_filled(module)
+    with torch.inference_mode(False):  # what is made in that mode never has a gradient
+        return _copied_module(module)
+
+
+def _copied_module(module: torch.nn.Module) -> torch.nn.Module:
     memo: dict[int, Any] = {}
     functions: list[_Function] = []
     parts = list(module.modules())

@@ -4,7 +4,9 @@ The networks of the registry are fitted by their layouts, without torch; others 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -128,7 +130,7 @@ def fit(spec: str, variants: Sequence[StateReading], num_classes: int | None, wh
     if (left := difference(layout, reading.state)).size:
         raise CheckpointError(f"{where}: {misfit(spec, layout, reading.state, left, variants)}")
     check_numbers(layout, reading.state, where)
-    made = build if module is None else _copies(module, reading.state)
+    made = build if module is None else _copies(module, reading.state, where)
     return Fit(layout, made, reading, classes)
 
 
@@ -143,7 +145,8 @@ def _fit_own(
     expected, own = models.layout_of(module), normalising_layer(module)
     reading, wrong = closest(expected, variants)
     if wrong.size and (itself := _loaded_itself(module, spec, variants)) is not None:
-        return Fit(expected, _copies(module, itself.state), itself, num_classes, own)
+        made = OwnNetwork.of(module, spec, where, itself.state)
+        return Fit(expected, made, itself, num_classes, own)
     if wrong.size:
         message = f"{where}: {misfit(spec, expected, reading.state, wrong, variants)}"
         rows = {expected[key].shape[:1] for key in wrong.shapes}
@@ -155,7 +158,8 @@ def _fit_own(
                 )
         raise CheckpointError(message)
     check_numbers(expected, reading.state, where)
-    return Fit(expected, _copies(module, reading.state), reading, num_classes, own)
+    made = OwnNetwork.of(module, spec, where, reading.state)
+    return Fit(expected, made, reading, num_classes, own)
 
 
 def _loaded_itself(
@@ -166,18 +170,57 @@ def _loaded_itself(
 
     if all(any(differences(module, reading.state)) for reading in variants):
         return None
-    held = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+    held = {
+        name: value.detach().cpu().numpy()
+        for name, value in module.state_dict().items()
+        if hasattr(value, "detach")  # extra state, which stays the network's own, may be anything
+    }
     name = models.parse_name(spec).name
     return StateReading(
         held, notes=(f"loaded by {name} itself, and checked to hold the file's weights",)
     )
 
 
-def _copies(module: "torch.nn.Module", state: State) -> Callable[[], "torch.nn.Module"]:
+def _copies(module: "torch.nn.Module", state: State, where: str) -> Callable[[], "torch.nn.Module"]:
     """What gives copies of a module that was built, and takes the weights."""
     from robustkit.checkpoint.adapter import filled, replica  # torch
 
-    return partial(replica, filled(module, state))
+    return partial(replica, filled(module, state, where))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnNetwork:
+    """Gives copies of a network that a user's function made.
+
+    A process that it is handed to calls the function again: the network's classes have no name by
+    which another would find them.
+    """
+
+    spec: str
+    """FILE.py:FUNCTION, wherever it is called from"""
+    checkpoint: str
+    """the file, likewise, for a function that takes it"""
+    state: State
+    copies: Callable[[], "torch.nn.Module"]
+
+    @classmethod
+    def of(cls, module: "torch.nn.Module", spec: str, where: str, state: State) -> "OwnNetwork":
+        """Of a network that was built, and takes the weights."""
+        path, _, name = spec.rpartition(":")
+        own, checkpoint = f"{Path(path).absolute()}:{name}", str(Path(where).absolute())
+        return cls(own, checkpoint, state, _copies(module, state, where))
+
+    def __call__(self) -> "torch.nn.Module":
+        """A copy."""
+        return self.copies()
+
+    def __reduce__(self) -> tuple[Callable[..., "OwnNetwork"], tuple[str, str, State]]:
+        return _made_anew, (self.spec, self.checkpoint, self.state)
+
+
+def _made_anew(spec: str, checkpoint: str, state: State) -> OwnNetwork:
+    module = models.build(spec, seed=0, checkpoint=checkpoint).float()
+    return OwnNetwork.of(module, spec, checkpoint, state)
 
 
 def _layout(spec: str, num_classes: int) -> Layout:

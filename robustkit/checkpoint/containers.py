@@ -19,6 +19,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from robustkit.checkpoint.foreign import is_random_state
+from robustkit.checkpoint.readings import listed
 from robustkit.errors import BadFile, CheckpointError
 from robustkit.unpickling import (
     LONGEST_NAME,
@@ -28,7 +29,7 @@ from robustkit.unpickling import (
     mapping,
     printable,
 )
-from robustkit.unpickling.tensors import QUANTISED, State, TensorReader, is_real
+from robustkit.unpickling.tensors import EXTRA, QUANTISED, State, TensorReader, is_real
 
 CONTAINERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema",
@@ -268,7 +269,9 @@ def _short(key: object) -> str:
         return f"({', '.join(map(_short, key[:3]))}{', …' if len(key) > 3 else ''})"
     if isinstance(key, int) and key.bit_length() > 64:
         return f"a number of {key.bit_length()} bits"
-    return printable(str(key[:80] if isinstance(key, str | bytes) else key))
+    if isinstance(key, str) and len(key) > 80:
+        return printable(f"{key[:39]}…{key[-40:]}")
+    return printable(str(key[:80] if isinstance(key, bytes) else key))
 
 
 def _described(value: object) -> str:
@@ -316,6 +319,17 @@ def tensors(found: Found, reader: TensorReader) -> Tensors:
     notes = [f"{words.get(w, w)} converted to float32" for w in widths if w not in QUANTISED]
     notes += [f"{w} dequantised; activations stay float32" for w in widths if w in QUANTISED]
     return Tensors(state, tuple(notes))
+
+
+def extra_state(found: Found | None) -> tuple[str, ...]:
+    """A warning of what networks keep beside their weights, which no file hands to another."""
+    names = [key for key in (found.others if found is not None else ()) if key.endswith(EXTRA)]
+    if not names:
+        return ()
+    return (
+        f"extra state that the file has beside its weights is not loaded: {listed(names)}; where "
+        "logits depend on it, they are others, unless the function that --model names loads it",
+    )
 
 
 # -- what stands next to the weights --------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from robustkit.checkpoint.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import check_normalisation
 from robustkit.checkpoint.readings import PAIRS, StateReading, normalisation_in
+from robustkit.models import names_code
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,14 @@ def normalised_as_read(
         whose = "beside the weights"
     sizes = {name: value.size for name, value in reading.state.items()}
     if own := normalisation_in(sizes) or layer:
-        known = normalised_within(known, own, whose)
+        return normalised_within(known, own, whose)
+    spec = known.model or ""
+    if inferred and known.mean is not None and reading.mean is None and names_code(spec):
+        warning = (
+            f"the mean and std of {known.path} are applied in front of {spec}; if that normalises "
+            "its input itself, pass --mean 0 --std 1"
+        )
+        known = replace(known, warnings=(*known.warnings, warning))
     return known
 
 

@@ -17,6 +17,7 @@ from robustkit import models
 from robustkit.checkpoint import architecture, named
 from robustkit.checkpoint.boundary import boundary
 from robustkit.checkpoint.checkpoint import ADAPTER, Checkpoint
+from robustkit.checkpoint.containers import extra_state
 from robustkit.checkpoint.folder import open_folder, open_only_graph
 from robustkit.checkpoint.foreign import foreign_weights
 from robustkit.checkpoint.formats import PROGRAMS, detect_format, find_checkpoint
@@ -226,7 +227,7 @@ def _from_weights(
         label_names=parts.label_names,
         extra=parts.extra,
         notes=parts.notes,
-        warnings=parts.warnings,
+        warnings=(*parts.warnings, *extra_state(parts.sets.found.get(parts.key))),
     )
     if said.note and declared is not None:
         said, declared, told = _headed(said, declared, parts)
@@ -365,13 +366,14 @@ def _read_as(
 
     `inferred`: nobody but its library states how pixels are normalised.
     """
+    made_by = None if fit is None else partial(_network_on, fit.build, reading.state, known.path)
     made = replace(
         known,
         prefix=reading.prefix,
         weights=weights_digest(reading.state),
         notes=(*reading.notes, *known.notes),
         input_shape=known.input_shape or _input_shape(known.model),
-        _network=partial(_network_on, fit.build, reading.state) if fit is not None else None,
+        _network=made_by,
     )
     if unscaled := unscaled_normalisation(reading.state):
         warning = own_normalisation(unscaled)
@@ -389,11 +391,11 @@ def own_normalisation(name: str) -> str:
 
 
 def _network_on(
-    build: Callable[[], "torch.nn.Module"], state: State, device: "str | torch.device"
+    build: Callable[[], "torch.nn.Module"], state: State, path: str, device: "str | torch.device"
 ) -> "torch.nn.Module":
     from robustkit.checkpoint.adapter import filled  # torch
 
-    return filled(build(), state).to(device)
+    return filled(build(), state, path).to(device)
 
 
 def _input_shape(model: str | None) -> tuple[int, int, int] | None:

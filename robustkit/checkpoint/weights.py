@@ -71,8 +71,11 @@ def open_weights(
         return weights_in(read_torch(file, reader.budget), reader, selection)
     leaves, metadata = safetensor.read_safetensors(file, reader.where, reader.budget)
     extra = checked_extra(metadata.pop("extra", None), reader.where)
+    if names := class_names({"classes": extra.get("classes")}, reader)[0]:
+        del extra["classes"]
     return replace(
         weights_in(Contents("safetensors", leaves), reader, selection),
+        label_names=names,
         recorded=parse_metadata(metadata, f"{reader.where}: robustkit metadata"),
         extra=extra,
     )

@@ -391,7 +391,7 @@ def _low_rank(
         start_powerSGD_iter=2,
         use_error_feedback=memory,
         orthogonalization_epsilon=1e-8,  # a gradient of zero would become NaN
-        random_seed=seed,
+        random_seed=seed % 2**32,  # all that NumPy's generator takes
     )
     state.iter = 2  # its plain first iterations are there for the buckets, which `attach` settles
     return state

@@ -1,9 +1,10 @@
 """The images to evaluate a checkpoint on, made as those of its training were."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
@@ -37,12 +38,12 @@ def images_for(
     classes: by name where both sides have names, or as `classes` says.
 
     Raises:
-        InputError: no data set is named, the images have another shape than those of the training
-            and nothing says that they should, or their classes are not the checkpoint's.
+        InputError: no data set is named, or the recorded one is not there; the images have another
+            shape than those of the training and nothing says that they should, or their classes
+            are not the checkpoint's.
     """
     checkpoint.check_installed()  # before images are read
-    if not (name := name or checkpoint.trained_on):
-        raise InputError(f"{checkpoint.path}: does not record a data set; name one with --data")
+    name = name or _recorded_images(checkpoint)
     given: dict[str, Any] = {
         "resize": resize,
         "interpolation": interpolation,
@@ -64,6 +65,40 @@ def images_for(
     if not data.fixed_channels:
         check_shape(checkpoint, data, given)
     return data
+
+
+class TrainedOn(NamedTuple):
+    """Where a training of ours read its images, where no name says which they are."""
+
+    path: str
+    split: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "TrainedOn | None":
+        """None: a name says it, or nothing does."""
+        match checkpoint.extra.get("training"):
+            case {"path": str(path), "split": str(split), "data": {"digest": str()}}:
+                return cls(path, split)
+        return None
+
+
+def _recorded_images(checkpoint: Checkpoint) -> str:
+    """The data set that a checkpoint records, by its path where it had no other name.
+
+    Raises:
+        DataError: nothing is there any more: of the path's last part, another may be.
+        InputError: it records none.
+    """
+    found = TrainedOn.of(checkpoint)
+    path = found and found.path
+    if path and "{" not in path and not os.path.exists(path):  # noqa: PTH110 - of any text
+        raise DataError(
+            f"{checkpoint.path}: was trained on {path}, which is not there; name the images with "
+            "--data"
+        )
+    if not (name := path or checkpoint.trained_on):
+        raise InputError(f"{checkpoint.path}: does not record a data set; name one with --data")
+    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from robustkit import machine
-from robustkit.device import tf32
+from robustkit.device import in_float32
 from robustkit.errors import EvaluationFailed, InputError, ProofContradicted
 from robustkit.evaluation.blocks import (
     Attacker,
@@ -86,7 +86,7 @@ class BlockBench:
     def __init__(self, site: BlockSite, config: Config) -> None:
         self.open: dict[int, OpenBlock] = {}
         self.tell: Tell = lambda content: None
-        with tf32(allowed=False):
+        with in_float32():
             loaded = load_networks(config)
             given = (loaded.model, config.data, config.device)
             before = None if site.random.model else first_answers(*given)
@@ -102,7 +102,7 @@ class BlockBench:
     def carry_out(self, job: BlockJob, tell: Tell) -> BlockResult | int:
         """What came of a block, or how many of its pairs are proved, where it stays open."""
         self.tell, self.attacker.batch_size = tell, job.batch_size
-        with tf32(allowed=False):
+        with in_float32():
             if job.kind == "attack":
                 attacked = self.attacker.attack(job.span, tell)
                 if job.before is None:

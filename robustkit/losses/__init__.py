@@ -127,7 +127,10 @@ def _fit(kind: Any, value: Any, where: str) -> Any:
 
 
 def spell(loss: "Loss") -> dict[str, Any]:
-    """Every setting of a loss, defaults included, as plain JSON; `build` takes it back."""
+    """Every setting of a loss, defaults included, as plain JSON.
+
+    `build` takes back those of a named loss.
+    """
     return loss.spell()
 
 

@@ -34,7 +34,9 @@ class Trades(AttackedLoss):
         attacked = self._attacked(model, images, step)
         logits = as_float32(model(images))
         loss = functional.cross_entropy(logits, labels)
-        distance = divergence(logits, as_float32(model(attacked)))
+        # past the wrapper of distributed training, which would write rank 0's batch statistics over
+        # those that the first pass's gradient still needs; gradients meet at the weights as before
+        distance = divergence(logits, as_float32(unwrapped(model)(attacked)))
         return Result(loss + self.beta * distance / len(images), logits.detach())
 
     def _attacked(self, model: nn.Module, images: Tensor, step: Step) -> Tensor:

@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 import inspect
 import json
+import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustkit.errors import CheckpointError, InputError, UnknownName, one_line
 from robustkit.files import digest
-from robustkit.models.imported import imported_anew, source_digest
+from robustkit.models.imported import Neighbours, source_digest
 from robustkit.unpickling.tensors import EXTRA
 
 if TYPE_CHECKING:
@@ -171,8 +173,8 @@ def build(
 ) -> "torch.nn.Module":
     """The architecture with fresh weights, on torch's default device.
 
-    The weights are drawn from torch's global generator, or, with `seed`, from their own, and the
-    global one stays as it was. A user's function decides on the number of classes itself. It is
+    The weights are drawn from the global generators, or, with `seed`, from their own, and the
+    global ones stay as they were. A user's function decides on the number of classes itself. It is
     called without arguments or, where it has one that must be given, with the path `checkpoint`.
 
     Raises:
@@ -184,9 +186,24 @@ def build(
     chosen = parse_name(name)
     if seed is None:
         return _build(chosen, num_classes, checkpoint)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _seeded(seed):
         torch.manual_seed(seed)
         return _build(chosen, num_classes, checkpoint)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The generators of Python and numpy, by which a user's function may draw; as before then."""
+    import numpy as np
+
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
 
 
 def layout_of(module: "torch.nn.Module") -> Layout:
@@ -349,13 +366,13 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
         raise InputError(f"{path}: not importable as Python")
     module = importlib.util.module_from_spec(found)
     sys.modules[private] = module  # dataclasses and pickle look a class's module up there
+    neighbours = Neighbours(resolved)
     try:
-        with imported_anew(resolved):
+        with neighbours.present():
             found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # as in _call
         raise InputError(f"{path}: importing it failed: {one_line(error)}") from error
     if not callable(found_function := getattr(module, name, None)):
         own = [key for key, value in vars(module).items() if inspect.isroutine(value)]
         raise UnknownName(f"function in {path}:", name, own)
-    chosen: Callable[..., Any] = found_function
-    return chosen
+    return neighbours.beside(found_function)

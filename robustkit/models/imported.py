@@ -7,14 +7,15 @@ name that stands there. What is imported by a name put together at run time is n
 import ast
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 from sysconfig import get_path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from robustkit.files import digest, file_digest
 
@@ -68,35 +69,52 @@ def imported_modules(path: Path) -> list[ImportedModule]:
     return sorted(one for one in made if one.path != root)
 
 
-@contextmanager
-def imported_anew(path: Path) -> Iterator[None]:
-    """While a FILE.py is imported, its modules are loaded as their files now are.
+class Neighbours:
+    """The user's modules for a FILE.py, loaded as their files are when they are first imported.
 
     Python keeps what it has once loaded under a name: an edited module, or the one of that name
-    which another FILE.py has in its folder, would be taken as it was. The program's own of these
-    names are put back afterwards.
+    which another FILE.py has in its folder, would be taken as it was.
     """
-    folder = str(path.resolve().parent)
-    modules = [one for one in imported_modules(path) if one.name != "__main__"]
-    aside: dict[str, ModuleType] = {}
-    for name, file in modules:
-        module = sys.modules.get(name)
-        spec = getattr(module, "__spec__", None)
-        if module is None or spec is None or _is_installed(spec):
-            continue
-        if module is _loaded.get(name) or file.is_relative_to(folder):
-            aside[name] = sys.modules.pop(name)
-    sys.path.insert(0, folder)  # as `python FILE.py` would, so that it finds its neighbours
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        for name, _ in modules:
-            if name in aside and aside[name] is not _loaded.get(name):
-                sys.modules[name] = aside[name]
-            elif name in sys.modules:
-                _loaded[name] = sys.modules[name]
+
+    def __init__(self, path: Path) -> None:
+        self._folder = str(path.resolve().parent)
+        self._modules = [one for one in imported_modules(path) if one.name != "__main__"]
+        self._own: dict[str, ModuleType] = {}
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """While the file is imported or called; the program's own of these names are then back."""
+        aside: dict[str, ModuleType] = {}
+        for name, file in self._modules:
+            module = sys.modules.get(name)
+            spec = getattr(module, "__spec__", None)
+            if module is None or spec is None or _is_installed(spec):
+                continue
+            if module is _loaded.get(name) or file.is_relative_to(self._folder):
+                aside[name] = sys.modules.pop(name)
+        sys.modules.update(self._own)
+        sys.path.insert(0, self._folder)  # as `python FILE.py` would, so that it finds them
+        try:
+            yield
+        finally:
+            sys.path.remove(self._folder)
+            for name, _ in self._modules:
+                if name in sys.modules:
+                    self._own[name] = sys.modules[name]
+                if name in aside and aside[name] is not _loaded.get(name):
+                    sys.modules[name] = aside[name]
+                elif name in sys.modules:
+                    _loaded[name] = sys.modules[name]
+
+    def beside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of the file, which may import them whenever it is called."""
+
+        @wraps(function)
+        def called(*given: Any, **named: Any) -> Any:
+            with self.present():
+                return function(*given, **named)
+
+        return called
 
 
 def _names(path: Path, package: str) -> Iterator[str]:

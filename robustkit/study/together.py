@@ -79,13 +79,18 @@ def _take_part(
     import torch
     from torch import distributed
 
+    from robustkit.training.processes import end_group
+
     machine.keep_memory()
     torch.set_num_threads(threads)
     os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     distributed.init_process_group(
         "gloo", init_method=meeting.as_uri(), rank=rank, world_size=world
     )
-    return work(*given)
+    try:
+        return work(*given)
+    finally:
+        end_group()
 
 
 def processes_of(asked: dict[str, Any], device: str) -> int:

@@ -165,18 +165,14 @@ def of_training(record: Mapping[str, Any], files: Sequence[Path]) -> Content:
     last = next(line for line in record["history"] if line["epoch"] == record["epoch_kept"])
     return Content(
         parameters=flat(told, ""),
-        metrics={f"kept_{key}": value for key, value in epoch_metrics(last).items()},
+        metrics={f"kept_{k}": value for k, value in line_metrics(last).items() if k != "epoch"},
         files=files,
     )
 
 
-def epoch_metrics(line: Mapping[str, Any]) -> dict[str, float]:
+def line_metrics(line: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line of a training's history."""
-    return {
-        key: float(value)
-        for key, value in line.items()
-        if key != "epoch" and isinstance(value, int | float)
-    }
+    return {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
 
 
 def flat(

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustkit.errors import InputError, UnknownName, first_line
 from robustkit.tracking.backends import BACKENDS, Backend
-from robustkit.tracking.content import Content, epoch_metrics
+from robustkit.tracking.content import Content, line_metrics
 
 PROJECT = "robustkit"
 """the experiment of MLflow's and the project of W&B's that runs go to, where none is named"""
@@ -70,8 +70,8 @@ class TrackingRun:
     """of a failure, in a line"""
     backend: Backend | None = None
     failed: bool = False
-    epochs: set[int] = field(default_factory=set)
-    """that it has been told of"""
+    updates: set[int] = field(default_factory=set)
+    """whose lines of history it has been told"""
 
     def begin(self, backend: Backend) -> None:
         """Speak to this backend from now on."""
@@ -97,12 +97,12 @@ class TrackingRun:
         """What was asked for."""
         self._do(lambda backend: backend.parameters({k: str(v) for k, v in values.items()}))
 
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """A line of a training's history, once."""
-        number = int(line["epoch"])
-        if number not in self.epochs:
-            self.epochs.add(number)
-            self._do(lambda backend: backend.metrics(epoch_metrics(line), number))
+    def line(self, line: Mapping[str, Any]) -> None:
+        """A line of a training's history, once, by its update: several may stand in one epoch."""
+        number = int(line["step"])
+        if number not in self.updates:
+            self.updates.add(number)
+            self._do(lambda backend: backend.metrics(line_metrics(line), number))
 
     def content(self, found: Content) -> None:
         """All that a result has to tell."""

@@ -70,6 +70,8 @@ def resolve(
         base = replace(base, steps=None)
     if "schedule" in changed:
         base = replace(base, milestones=())
+    if changed.get("momentum") == 0:
+        base = replace(base, nesterov=False)
     recipe = checked(replace(base, **changed))
     return Resolved(loss, data, recipe, given, from_paper.settings if from_paper else None)
 

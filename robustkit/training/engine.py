@@ -137,7 +137,8 @@ class Engine:
         due = time.monotonic() + seconds
         while self.step < (self.pause or self.steps):
             self.update()
-            self._write_line()
+            if self._write_line():
+                callbacks.line(self.history[-1])
             if self.step % self.steps_per_epoch == 0:
                 passed(self.step // self.steps_per_epoch)
             if self._closes(self.step):
@@ -302,11 +303,11 @@ class Engine:
         """Whether a period, or the training, ends with this update."""
         return step % self._period == 0 or step == self.steps
 
-    def _write_line(self) -> None:
+    def _write_line(self) -> bool:
         """Write into the history where that is due, and the weights aside if they are the best."""
         within, closes = self.step % self._period, self._closes(self.step)
         if not closes and within % self._span:
-            return
+            return False
         line: dict[str, Any] = {"epoch": self._epoch, "step": self.step} | self._seen()
         if closes:
             self._check_weights()
@@ -315,6 +316,7 @@ class Engine:
         if closes:
             self._keep(line)
         self.history.append(line)
+        return True
 
     def _seen(self) -> dict[str, Any]:
         """What the updates since the last line have shown, in all processes."""

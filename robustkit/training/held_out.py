@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustkit.device import fitting
 from robustkit.statistics.calibration import inverse_temperature, log_likelihood
 from robustkit.training.examples import Examples
 
 BATCH = 1000
-"""images that are asked about at a time"""
+"""images that are asked about at a time, where memory suffices"""
 
 
 def accuracy(network: nn.Module, examples: Examples) -> dict[str, float]:
@@ -35,11 +36,16 @@ def scores(network: nn.Module, examples: Examples, seed: int) -> dict[str, float
 @torch.no_grad()
 def _logits(network: nn.Module, examples: Examples) -> Tensor:
     """N × classes, in eval mode; the network is in training mode afterwards."""
-    network.eval()
     rows = torch.arange(len(examples), device=examples.given.device)
-    found = [network(examples.take(part).images) for part in torch.split(rows, BATCH)]
+
+    def asked(size: int) -> Tensor:
+        parts = torch.split(rows, size)
+        return torch.cat([network(examples.take(part).images) for part in parts])
+
+    network.eval()
+    found = fitting(asked, BATCH)
     network.train()
-    return torch.cat(found)
+    return found
 
 
 def _accuracy(logits: Tensor, examples: Examples) -> dict[str, float]:

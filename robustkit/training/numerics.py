@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from robustkit.device import tf32
+from robustkit.device import on_its_own, tf32
 from robustkit.errors import InputError, first_line
 
 
@@ -58,7 +58,7 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     _use_deterministic(deterministic)
     try:
-        with tf32(allowed=precision != "float32"):
+        with on_its_own(), tf32(allowed=precision != "float32"):
             yield
     except RuntimeError as error:
         if not deterministic or "deterministic implementation" not in str(error):

@@ -15,6 +15,8 @@ from robustkit.errors import InputError, ProcessLost, first_line
 
 PATIENCE = timedelta(seconds=5)
 """for the launcher's answer"""
+_formed: list[object] = []
+"""the group that `join` has formed, if it has: one that the caller made is the caller's to end"""
 BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 """of which one stands in the message of a collective that another process has left"""
 
@@ -79,10 +81,12 @@ def join(device: torch.device, alone: bool = False) -> ProcessGroup:
         if alone and not distributed.is_initialized():
             store = distributed.HashStore()  # type: ignore[attr-defined]
             distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+            _formed[:] = [distributed.group.WORLD]
         return ProcessGroup()
     try:
         if not distributed.is_initialized():
             distributed.init_process_group(backend)
+            _formed[:] = [distributed.group.WORLD]
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"WORLD_SIZE is {world}, but the processes cannot meet: {first_line(error)}; "
@@ -111,15 +115,23 @@ def wrapped(
 
 
 def leave() -> None:
-    """Part from the others.
+    """Part from the others, unless they met before `join`.
 
-    Whoever has finished waits for the rest first, see `together`. A wrapped network holds on to
-    the group and stands in a cycle of references: it is cleared away now, not when the interpreter
-    ends and its threads with it.
+    Whoever has finished waits for the rest first, see `together`.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        gc.collect()
-        distributed.destroy_process_group()
+    mine = _formed.pop() if _formed else None
+    if mine is not None and distributed.is_initialized() and distributed.group.WORLD is mine:
+        end_group()
+
+
+def end_group() -> None:
+    """End the group of this process.
+
+    A wrapped network holds on to it and stands in a cycle of references: it is cleared away now,
+    not when the interpreter ends and its threads with it.
+    """
+    gc.collect()
+    distributed.destroy_process_group()
 
 
 @contextmanager

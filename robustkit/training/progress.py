@@ -21,3 +21,5 @@ class Callbacks(NamedTuple):
 
     step: Callable[[Progress], None] | None = None
     epoch: Callable[[dict[str, Any]], None] = lambda line: None
+    line: Callable[[dict[str, Any]], None] = lambda line: None
+    """with every line of history, those of an earlier run first, and those within an epoch"""

@@ -179,6 +179,10 @@ def checked(recipe: Recipe) -> Recipe:
     for name in ("weight_decay", "start"):
         if not 0 <= getattr(recipe, name) < math.inf:
             raise InputError(f"{_option_text(recipe, name)}: must not be negative")
+    if recipe.nesterov and recipe.optimizer == "sgd" and not recipe.momentum:
+        raise InputError(
+            f"{_option_text(recipe, 'nesterov')}: Nesterov's momentum needs a --momentum above 0"
+        )
     _check_milestones(recipe)
     return recipe
 

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
 from robustkit.checkpoint import save_checkpoint
+from robustkit.data import Dataset
+from robustkit.data.shelf import path_given
 from robustkit.data.subset import TrainingData, held_out_doubles, prepare_training_data
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, NetworkFailed, TrainingFailed, one_line
@@ -22,6 +24,7 @@ from robustkit.files import canonical
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
 from robustkit.network import asked
+from robustkit.parsing import whole
 from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine
 from robustkit.training.examples import Examples, gather
@@ -159,6 +162,8 @@ class _Training:
         )
         # which images of a data set they were is told, and no part of the digest: pixels are
         told = {"robustkit": version("robustkit"), "split": config.data.split}
+        if (path := _path_of(config.data)) is not None:
+            told["path"] = path
         return key.plain() | {"digest": key.digest} | told
 
     def _usable(self, look: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
@@ -302,6 +307,15 @@ class _Training:
         network = models.build(config.model, num_classes=classes, seed=seed).to(self.device)
         if channels_last(self.precision, self.device):
             network = network.to(memory_format=torch.channels_last)
+        for name, kept in network.state_dict().items():
+            if not isinstance(kept, torch.Tensor):
+                raise InputError(
+                    f"{config.model} keeps a state that is not a tensor ({name}); a "
+                    "checkpoint holds only tensors"
+                )
+        # a layer that takes its size from the first pass would draw its weights there, whatever the
+        # seed, and no file of them could be read again
+        models.layout_of(network)
         shape = "×".join(map(str, config.data.shape))
         few = examples.take(torch.arange(1)).images
         try:
@@ -315,12 +329,6 @@ class _Training:
             ) from error
         if not isinstance(logits, torch.Tensor):
             raise InputError(f"{config.model} returns {type(logits).__name__}, not a tensor")
-        for name, kept in network.state_dict().items():
-            if not isinstance(kept, torch.Tensor):
-                raise InputError(
-                    f"{config.model} keeps a state that is not a tensor ({name}); a "
-                    "checkpoint holds only tensors"
-                )
         if logits.shape != (1, classes):
             raise InputError(
                 f"{config.model} returns {'×'.join(map(str, logits.shape))} for one image; "
@@ -344,6 +352,8 @@ class _Training:
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices):
+                for line in engine.history:
+                    callbacks.line(line)
                 engine.run(save, self.options.seconds, callbacks, passed)
             if engine.step < engine.steps:
                 save()
@@ -389,11 +399,14 @@ class _Training:
     ) -> None:
         """Write weights that describe themselves."""
         config = self.config
+        classes = config.data.classes
+        # other images may have them in another order; bare numbers say no more than their places
+        names = {} if all(whole(name) is not None for name in classes) else {"classes": classes}
         save_checkpoint(
             path,
             network,
             model=config.model,
-            num_classes=len(config.data.classes),
+            num_classes=len(classes),
             input_shape=config.data.shape,
             loss=config.loss,
             label_noise=record["data"]["train"]["noise"]["realised"],
@@ -403,7 +416,14 @@ class _Training:
             **config.data.transform,
             recorded_accuracy=accuracy,
             training=record,
+            **names,
         )
+
+
+def _path_of(data: Dataset) -> str | None:
+    """Where the images were read, for later; None of those that a name stands for, or in memory."""
+    path = path_given(data.title, data.source)
+    return None if path is None else str(Path(path).resolve())
 
 
 def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:

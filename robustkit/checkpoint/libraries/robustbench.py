@@ -129,7 +129,7 @@ def fit(declared: Declared, variants: Sequence[StateReading], where: str) -> arc
     if constants:
         notes += (f"constants set by RobustBench that the file lacks: {listed(sorted(constants))}",)
     reading = replace(reading, state={**reading.state, **constants}, notes=notes)
-    made = partial(replica, filled(module, reading.state))
+    made = partial(replica, filled(module, reading.state, where))
     layer = normalising_layer(module)
     return architecture.Fit(layout, made, reading, declared.num_classes, layer)
 

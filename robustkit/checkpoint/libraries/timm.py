@@ -292,7 +292,7 @@ def build(name: str, said: Mapping[str, Any], state: State, where: str) -> "torc
             f"{where}: {misfit(f'timm:{name}', layout, state, wrong, [StateReading(state)])}"
         )
     check_numbers(layout, state, where)
-    return filled(made, state)
+    return filled(made, state, where)
 
 
 def _plain(value: object) -> object:

@@ -63,7 +63,7 @@ def read_onnx(path: Path, file: BufferedReader, sha256: str) -> OnnxFile:
         pixel_range(graph),
         normalisation_in(graph),
         (*layout.notes, *graph.notes, *_told(graph)),
-        partial(_network, graph, layout, path, sha256),
+        partial(_network, graph, layout, path.absolute(), sha256),  # opened again when it is loaded
     )
 
 
