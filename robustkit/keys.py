@@ -224,8 +224,9 @@ class AuditPartKey(Key):
     recorded accuracy (indicators), which attack and that digest (adaptive), budgets and
     multiplications (certificate), version of the draws (corruptions), noise (smoothed)"""
     training: str | None = None
-    """digest of the stamps of the training images' files, of the indicator that looks for images
-    of the audit among them: they may be others under one name; None: they are not to be had"""
+    """of an indicator that asks for the training: a digest of the stamps of the training images'
+    files, which may be others under one name (None: they are not to be had), or what the record
+    says: that all images are among them, or of how many its accuracy is"""
 
     @property
     def file(self) -> str:
@@ -392,3 +393,5 @@ class StepTimesKey(Key):
     """the trainings that are timed, in their order, each a `CellKey` as JSON"""
     device: str
     """kind of device: what is slow on one may be fast on another"""
+    revision: int | None = None
+    """of how steps are timed; None: the first"""

@@ -5,6 +5,8 @@ import json
 import linecache
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import get_args
 
@@ -17,12 +19,14 @@ from typer.main import get_group
 import robustkit
 from robustkit.attacks import APGD, DDN, FGSM, PGD
 from robustkit.calls.given import ImageKeywords
-from robustkit.calls.sources import code_of
+from robustkit.calls.sources import Code, code_of
 from robustkit.cli.commands import app
 from robustkit.display import meter, progress
 from robustkit.errors import InputError, RobustkitError, UnknownName
-from robustkit.evaluation import images_for
+from robustkit.evaluation import images_for, tree
+from robustkit.evaluation.model import from_checkpoint
 from robustkit.files import shipped
+from robustkit.results.records import computed_by, identity_of
 from robustkit.summary import summarise
 
 READING = {
@@ -207,6 +211,78 @@ def test_delta_is_in_points_as_on_the_command_line():
     assert found.comparisons[0].power.delta == 0.01
     with pytest.raises(InputError, match="--delta 120: expected points"):
         robustkit.power(delta=120, seed_sd=0.8, discordant=6, images=10_000)
+
+
+def test_levels_are_given_as_budgets_of_an_evaluation_are():
+    from helpers.evaluations import evaluation
+
+    one, other = (evaluation(f"{n}.pt", seed=n, epsilons=("1/4", "0.5")) for n in range(2))
+    (first, *_) = one.robust()
+    for level in (first.epsilon, np.float32(0.25), 0.25, "1/4", torch.tensor(0.25), Fraction(1, 4)):
+        for at in (level, [level]):
+            (found,) = robustkit.compare(one, other, at=at).levels
+            assert Fraction(found) == Fraction(1, 4)
+    assert robustkit.compare(one, other, at=["clean", first.epsilon]).levels == ("clean", "1/4")
+    with pytest.raises(InputError, match="at: None is no budget"):
+        robustkit.compare(one, other, at=None)
+    sides = [[evaluation(f"{n}{s}.pt", seed=s, epsilons=("0.25",)) for s in range(2)] for n in "ab"]
+    assert robustkit.power(*sides, delta=1, at=first.epsilon).comparisons[0].level == "1/4"
+    for at in (first.epsilon, {"mnist": first.epsilon}):
+        with pytest.raises(InputError, match="no such file"):  # the level was understood
+            robustkit.rank("none.pt", at=at)
+
+
+class Rounded(torch.nn.Module):
+    """A network on pixels of few values: nothing of it but a number that is no weight."""
+
+    def __init__(self, levels):
+        super().__init__()
+        self.net, self.levels = Net(), levels
+
+    def forward(self, x):
+        return self.net((x * self.levels).round() / self.levels)
+
+
+def test_modules_of_equal_weights_that_compute_something_else_are_two_networks(arrays, monkeypatch):
+    def found(levels, attack="clean"):
+        images, _ = arrays
+        return robustkit.evaluate(Rounded(levels), (images, labelled(images)), attack, device="cpu")
+
+    coarse, fine = found(1), found(255)
+    one, other = coarse.header["checkpoint"], fine.header["checkpoint"]
+    assert one["weights"] == other["weights"]
+    compared = robustkit.compare(coarse, fine)
+    assert [side.name for side in compared.sides] == ["<Rounded> (1)", "<Rounded> (2)"]
+    assert len(robustkit.leaderboard(coarse, fine).boards[0].rows) == 2
+    with pytest.raises(InputError, match="are the same network"):
+        robustkit.compare(coarse, found(1))
+    # with another version of a library it is asked anew, and the same network
+    monkeypatch.setattr(tree, "_versions", lambda: {"torch": "9.9"})
+    later = found(1)
+    assert later.digest != coarse.digest
+    assert later.header["checkpoint"]["network"] == one["network"]
+
+
+def test_code_of_the_users_own_and_a_graph_tell_networks_of_equal_weights_apart(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    made = (
+        "import torch\n\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), LAST)\n"
+    )
+    build = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    torch.save(build.state_dict(), "net.pt")
+    told = []
+    for last in ("torch.nn.Linear(36, 3)", "torch.nn.Linear(36, 3), torch.nn.Softmin(1)"):
+        Path("net.py").write_text(made.replace("LAST", last))
+        checkpoint = robustkit.read_checkpoint("net.pt", model="net.py:build")
+        told.append(from_checkpoint(checkpoint).header)
+    assert told[0]["weights"] == told[1]["weights"]
+    assert len({identity_of(header) for header in told}) == 2
+    assert computed_by({"graph": "g", "pins": {"onnx2torch": "1"}}, None) == "g"
+    # robustkit's own code and a library's are others with each version
+    assert computed_by({"model": "lenet5", "code": "c"}, "lenet5") is None
+    assert computed_by({"model": "timm:vit", "code": "1.0"}, "timm:vit") is None
 
 
 def test_what_the_shelves_hold_and_whether_files_are_intact_can_be_asked(tmp_path):
@@ -417,6 +493,24 @@ def test_a_loss_that_cannot_be_written_down_is_refused_in_one_line(loss, said, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("left", ["net.safetensors", "net.safetensors.partial/state.pt"])
+def test_the_source_that_a_network_was_trained_by_is_not_replaced(tmp_path, left):
+    path, out = tmp_path / "net.Net.py", tmp_path / "net.safetensors"
+    first, other = (Code(f"{path}:Net", (path, text)) for text in (b"first", b"other"))
+    first.keep(out, fresh=False)
+    (tmp_path / "net.safetensors.partial").mkdir()
+    other.keep(out, fresh=False)  # nothing was trained by it
+    first.keep(out, fresh=False)
+    (tmp_path / left).touch()
+    with pytest.raises(InputError, match=r"net\.Net\.py: has another .*, or --fresh to"):
+        other.keep(out, fresh=False)
+    assert path.read_bytes() == b"first"
+    first.keep(out, fresh=False)
+    other.keep(out, fresh=True)
+    assert path.read_bytes() == b"other"
+    Code("lenet5", None).keep(out, fresh=False)
+
+
 def test_a_class_of_a_notebooks_cell_has_its_source(tmp_path):
     text = "class Cell(torch.nn.Module):\n    def forward(self, x):\n        return F.relu(x)\n"
     names = {"torch": torch, "F": torch.nn.functional, "__name__": "__main__"}
@@ -492,3 +586,19 @@ def test_every_kind_of_attack_is_a_public_name():
     assert set(dir(attacks)) == {kind.__name__ for kind in protocol.KINDS.values()}
     assert {kind.__name__ for kind in get_args(protocol.Attack)} == set(dir(attacks))
     assert repr(APGD()).startswith("APGD(steps=100, ")
+
+
+@pytest.mark.parametrize(("given", "split"), [({}, "all"), ({"data": "there"}, "train")])
+def test_labels_are_those_of_the_split_that_was_trained_on(monkeypatch, tmp_path, given, split):
+    asked = {}
+
+    def stop(name, **where):
+        asked.update(where, name=name)
+        raise InputError("seen")
+
+    told = {"training": {"path": "/faces", "split": "all", "data": {"digest": "d"}}}
+    checkpoint = replace(robustkit.read_checkpoint("lenet5-mnist5k"), extra=told)
+    monkeypatch.setattr("robustkit.calls.describe.load_dataset", stop)
+    with pytest.raises(InputError, match="seen"):
+        robustkit.describe(checkpoint, labels=tmp_path / "l.csv", **given)
+    assert (asked["name"], asked["split"]) == (given.get("data", "/faces"), split)

@@ -379,3 +379,140 @@ def test_an_error_names_an_image_by_its_place_among_all_of_them(monkeypatch, lef
     )
     with pytest.raises(EvaluationFailed, match="at image 3 "):
         front.certify(network, (x, labels), epsilon="0.1", norm="linf", attack="pgd", time_limit=0)
+
+
+# --- user code that reads more than its source ----------------------------------------------------
+
+READS = """
+from pathlib import Path
+
+from torch import nn
+
+def net(num_classes=3):
+    kind = Path(__file__).with_name("kind.txt").read_text()
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), getattr(nn, kind)(), nn.Linear(8, num_classes))
+"""
+
+
+class Folder:
+    """A small network of a file that reads another one, its images, and its certifications."""
+
+    def __init__(self, place):
+        self.place = place
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+            torch.save(network.state_dict(), place / "dense.pt")
+            self.images = torch.rand(8, 1, 4, 4)
+        self.labels = network(self.images).argmax(1).numpy()
+        (place / "reads.py").write_text(READS)
+
+    def write(self, kind):
+        (self.place / "kind.txt").write_text(kind)
+
+    def certify(self, name="dense.pt", **named):
+        read = front.read_checkpoint(self.place / name, model=f"{self.place / 'reads.py'}:net")
+        asked = {"epsilon": "0.02", "attack": "fgsm", "time_limit": 0.0, "device": "cpu"}
+        asked["out"] = self.place / "runs"
+        return front.certify(read, (self.images.numpy(), self.labels), **asked | named)
+
+
+@pytest.fixture
+def own(tmp_path):
+    found = Folder(tmp_path)
+    found.write("ReLU")
+    return found
+
+
+def margins(found):
+    return [round(row.margin or 0, 6) for row in found.rows]  # other batches round otherwise
+
+
+class Stop(BaseException):
+    pass
+
+
+def stopped(monkeypatch, after):
+    """Whoever certifies is stopped after so many images."""
+    real = complete.decide
+
+    def breaks(*arguments, **named):
+        for k, one in enumerate(real(*arguments, **named)):
+            if k == after:
+                raise Stop
+            yield one
+
+    monkeypatch.setattr(certifying, "decide", breaks)
+
+
+@pytest.mark.thorough
+def test_user_code_that_reads_another_file_is_certified_anew_where_that_has_changed(
+    own, tmp_path, monkeypatch
+):
+    first = own.certify()
+    asked = decided_rows(monkeypatch)
+    assert margins(own.certify()) == margins(first)
+    assert asked == []
+    own.write("Identity")
+    second = own.certify()
+    assert second.path == first.path
+    assert asked == [8]
+    assert margins(second) == margins(own.certify(out=tmp_path / "new")) != margins(first)
+    # an unfinished one is not taken up either, and its own goes on
+    own.write("ReLU")
+    stopped(monkeypatch, 3)
+    with pytest.raises(Stop):
+        own.certify()
+    asked = decided_rows(monkeypatch)
+    own.write("Identity")
+    assert margins(own.certify()) == margins(second)
+    own.write("ReLU")
+    assert margins(own.certify()) == margins(first)
+    assert asked == [5]
+
+
+@pytest.mark.thorough
+def test_a_finished_certification_is_not_lost_to_one_that_is_interrupted(
+    own, robustkit, monkeypatch
+):
+    before = own.certify()
+    content = before.path.read_bytes()
+    stopped(monkeypatch, 3)
+    with pytest.raises(Stop):
+        own.certify(fresh=True)
+    assert before.path.read_bytes() == content
+    assert margins(read_certification(before.path)) == margins(before)
+    assert "(certification 2, marker 1)" in robustkit("verify", before.path.parent)[1]
+    asked = decided_rows(monkeypatch)
+    assert margins(own.certify()) == margins(before)
+    assert asked == [5], "it goes on where it stopped"
+    assert [p.name for p in before.path.parent.glob("cert*")] == [before.path.name]
+    assert own.certify(fresh=True).count("open") == before.count("open")
+    assert asked == [5, 8]
+
+
+def test_a_finished_certification_is_read_where_nothing_can_be_locked_or_written(own, monkeypatch):
+    before = own.certify()
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("robustkit.record.folder.FileLock.acquire", refuse)
+    monkeypatch.setattr(certifying, "write_atomic", refuse)
+    assert margins(own.certify()) == margins(before)
+    with pytest.raises(EvaluationFailed, match=r"cannot lock .*: Permission denied; give an --out"):
+        own.certify(epsilon="0.03")
+
+
+def test_a_certification_of_an_equal_network_is_told_of_the_file_that_is_asked(own, monkeypatch):
+    own.certify()
+    content = torch.load(own.place / "dense.pt")
+    torch.save({"state_dict": content}, own.place / "other.pt")
+    (own.place / "other.pt.toml").write_text("seed = 5\n")
+    asked = decided_rows(monkeypatch)
+    found = own.certify("other.pt")
+    assert asked == []
+    made = found.header["checkpoint"]
+    assert (made["path"], made["seed"]) == (str(own.place / "other.pt"), 5)
+    assert own.certify().header["checkpoint"]["seed"] is None

@@ -15,8 +15,10 @@ from safetensors.numpy import save_file
 
 import robustkit as package
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.errors import InputError
 from robustkit.models import build
 from robustkit.record import Store, table
+from robustkit.results.command import data_options
 from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
 
 STRONG, WEAK = "l2-margin", "cross-entropy"
@@ -439,6 +441,22 @@ def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
     assert "was evaluated on mnist5k, not on mnist" in line
 
 
+def test_a_later_revision_drops_earlier_ones_of_its_own_attack_alone(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    for one in (weak, strong):
+        write(one)
+        write(with_header(fgsm(one), "engine", f"aaaa{one.digest[4:]}", revision=2))
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    assert "2 ways; choose one" in refused(robustkit, "compare", *names)
+    for command in (["power", "--delta", "1"], ["compare"]):
+        found = refused(robustkit, *command, *names, "--at", "0.1")
+        assert "2 ways; choose one" in found
+    for one in (weak, strong):
+        write(with_header(one, "engine", f"bbbb{one.digest[4:]}", revision=2))
+    found = numbers(robustkit, "compare", *names, "--attack", "pgd")
+    assert [side["records"][0][:4] for side in found["sides"]] == ["bbbb", "bbbb"]
+
+
 def test_of_one_attack_in_two_norms_one_must_be_chosen(robustkit):
     weak, strong = made(WEAK, 0), made(STRONG, 1)
     for found in (weak, strong, in_l2(weak), in_l2(strong)):
@@ -463,6 +481,117 @@ def test_the_command_for_a_missing_evaluation_names_a_norm_that_is_no_default(ro
     line = refused(robustkit, "compare", "nets/cross-entropy_seed0.pt", "nets/new.pt")
     assert "run: robustkit evaluate nets/new.pt --attack pgd --norm l2 --epsilon 0.1" in line
     assert "--set" not in line
+
+
+def images_at(found, **changes):
+    """The evaluation as one of a folder's images, made and numbered as was asked."""
+    source = {"folder": "my images/faces", "class_map": {"classes": "imagenet"}}
+    how = {"resize": 32, "pipeline": {"of": "a library"}}
+    entry = {"name": "faces", "title": "my images/faces", "source": source, "transform": how}
+    entry |= changes
+    return with_header(found, "data", f"cccc{found.digest[4:]}", **entry)
+
+
+def test_the_command_names_the_images_as_they_were_given(robustkit):
+    write(images_at(made(WEAK, 0)))
+    Path("nets").mkdir()
+    Path("nets/new.pt").write_text("new")
+    names = "nets/cross-entropy_seed0.pt", "nets/new.pt"
+    line = refused(robustkit, "compare", *names)
+    words = shlex.split(line.split("run: ")[1])
+    place = words.index("--data")
+    expected = ["--data", "my images/faces", "--limit", "300", "--resize", "32"]
+    assert words[place:] == [*expected, "--classes", "imagenet"]
+    for data in ("my images/faces", "./my images/faces", Path("my images/faces").absolute()):
+        line = refused(robustkit, "compare", *names, "--data", data)
+        assert "nets/new.pt: has no such evaluation" in line
+        assert "--data 'my images/faces' --limit 300" in line
+    evaluated = images_at(made(STRONG, 1))
+    write(evaluated)
+    names = names[0], evaluated.header["checkpoint"]["path"]
+    for data in ("my images/faces", "faces"):
+        assert numbers(robustkit, "compare", *names, "--data", data)["comparisons"]
+    line = refused(robustkit, "compare", *names, "--data", "other/faces")
+    assert "was evaluated on faces, not on other/faces" in line
+    assert "--data other/faces" in line
+
+
+def test_the_command_names_where_pairs_stand_and_not_that_they_are_pairs(robustkit):
+    source = {"origin": "Huang et al.", "folder": "lfw", "pairs": "0" * 64}
+    names = {"name": "lfw-pairs", "title": "Labeled Faces in the Wild"}
+    write(images_at(made(WEAK, 0), **names, source=source, transform={"pairs": True}))
+    Path("nets").mkdir()
+    Path("nets/new.pt").write_text("new")
+    line = refused(robustkit, "compare", "nets/cross-entropy_seed0.pt", "nets/new.pt")
+    assert line.strip().endswith("--data lfw-pairs --data-root lfw --limit 300")
+
+
+@pytest.mark.parametrize(
+    ("entry", "place"),
+    [
+        # a file of the user's own says nothing of an origin
+        ({"name": "mine", "title": "mine", "source": {"folder": "pics"}}, "mine"),
+        ({"name": "b", "title": "a/b", "source": {"folder": "a/b"}}, "a/b"),
+        ({"name": "c", "title": "c.npz", "source": {"file": "c.npz"}}, "c.npz"),
+        ({"name": "d", "title": "My own", "source": {"path": "sets/d.toml"}}, "sets/d.toml"),
+    ],
+)
+def test_images_are_named_by_their_path_where_that_was_given(entry, place):
+    made = {"split": "test", "n": 3, "transform": {"pairs": True} if place == "a/b" else {}}
+    options = data_options({**entry, **made})
+    assert (options["--data"], options["--data-root"]) == ([place], [])
+
+
+def test_images_are_meant_by_the_file_that_describes_them(robustkit):
+    source = {"path": "sets/faces.toml", "folder": "faces"}
+    one, other = (
+        images_at(found, title="My faces", source=source)
+        for found in (made(WEAK, 0), made(STRONG, 1))
+    )
+    write(one), write(other)
+    names = [found.header["checkpoint"]["path"] for found in (one, other)]
+    assert numbers(robustkit, "compare", *names, "--data", "sets/faces.toml")["comparisons"]
+    assert "was evaluated on faces" in refused(
+        robustkit, "compare", *names, "--data", "sets/others.toml"
+    )
+
+
+def test_of_code_that_was_edited_the_last_evaluations_count(robustkit):
+    old, new, other = made(WEAK, 0), made(WEAK, 0, n=300), made(STRONG, 1)
+    write(with_header(old, "checkpoint", old.digest, network="aa"))
+    new = with_header(new, "checkpoint", network="bb")
+    write(replace(new, run={**new.run, "started": "2027-01-01T00:00:00+00:00"}))
+    write(other)
+    files = [found.header["checkpoint"]["path"] for found in (new, other)]
+    assert numbers(robustkit, "compare", *files)["comparisons"]
+    # but other weights' architecture or preprocessing is no edit
+    write(with_header(made(WEAK, 0), "checkpoint", "dd" * 32, network="cc", model="mlp"))
+    assert "different architectures" in refused(robustkit, "compare", *files)
+
+
+@pytest.mark.parametrize("path", ["nets/cross-entropy_seed0.pt", "nets/new.pt"])
+def test_the_command_has_what_was_given_of_the_network(robustkit, path):
+    """What no file says is as for the network beside it; of an earlier evaluation it is all."""
+    facts = {"model": "my nets.py:build", "preprocessing": "given", "mean": [0.5], "std": [0.25]}
+    one, other = made(WEAK, 0), made(STRONG, 1)
+    write(with_header(one, "checkpoint", one.digest, **facts))
+    write(with_header(other, "checkpoint", other.digest, weights_key="ema", **facts))
+    Path("nets").mkdir()
+    Path(path).write_text("new")
+    line = refused(robustkit, "compare", "nets/l2-margin_seed1.pt", path)
+    words = shlex.split(line.split("run: ")[1])
+    end = ["--model", "my nets.py:build", "--mean", "0.5", "--std", "0.25"]
+    assert words[-6:] == end
+    Path(path).unlink()
+    line = refused(
+        robustkit,
+        "compare",
+        "nets/l2-margin_seed1.pt",
+        "nets/cross-entropy_seed0.pt",
+        "--attack",
+        "cw",
+    )
+    assert shlex.split(line.split("run: ")[1])[-2:] == ["--weights", "ema"]
 
 
 def scanned(found):
@@ -565,6 +694,57 @@ def test_files_and_numbers_that_make_no_sense(robustkit, tmp_path):
     assert "is a folder" in refused(robustkit, "compare", weak, strong, "--json", "runs")
 
 
+def test_networks_of_one_name_are_numbered(robustkit):
+    """One file before and after another training, or modules of one class."""
+    early, late = (
+        with_header(made(WEAK, s, path="last.pt"), "checkpoint", str(s) * 64, weights=str(s))
+        for s in (0, 1)
+    )
+    found = package.compare(early, late)
+    assert [side.name for side in found.sides] == ["last.pt (1)", "last.pt (2)"]
+    assert found.accuracies["last.pt (1)", "clean"].value == right(early).mean()
+    assert found.accuracies["last.pt (2)", "clean"].value == right(late).mean()
+    (first, *_) = found.comparisons
+    assert (first.a, first.b) == ("last.pt (2)", "last.pt (1)")
+    three = package.compare(early, late, made(STRONG, 2), baseline="last.pt (2)")
+    names = ["last.pt (2)", "last.pt (1)", "nets/l2-margin_seed2.pt"]
+    assert [side.name for side in three.sides] == names
+    files = write(early), write(late)
+    assert [side.name for side in package.compare(*files).sides] == [*map(str, files)]
+
+
+def test_networks_that_compute_something_else_with_equal_weights_are_two(robustkit):
+    one, other, unread = (
+        with_header(made(WEAK, seed), "checkpoint", str(seed) * 64, weights="w", network=network)
+        for seed, network in enumerate(("a" * 64, "b" * 64, ""))
+    )
+    assert len(package.compare(one, other).sides) == 2
+    # of what nobody could read nothing says that it is the same
+    assert len(package.compare(one, unread).sides) == 2
+    with pytest.raises(InputError, match="are the same network"):
+        package.compare(unread, unread)
+    blank = [with_header(made(WEAK, s), "checkpoint", str(s) * 64, weights="") for s in (3, 4)]
+    assert len(package.compare(*blank).sides) == 2
+    again = with_header(one, "checkpoint", "5" * 64, path="copy.pt")
+    with pytest.raises(InputError, match="are the same network"):
+        package.compare(one, again)
+
+
+def test_older_records_of_a_network_do_not_say_what_it_computes_and_are_its_own(robustkit):
+    old = with_header(fgsm(made(WEAK, 0)), "checkpoint", "0" * 64)
+    new, beside = made(WEAK, 0), made(STRONG, 1)
+    new = with_header(new, "checkpoint", "1" * 64, network="a" * 64)
+    for one in (old, new, beside):
+        write(one)
+    names = "nets/cross-entropy_seed0.pt", "nets/l2-margin_seed1.pt"
+    assert numbers(robustkit, "compare", *names)["sides"][0]["records"] == ["1" * 64]
+    # and once its code was edited, neither says what the present one does
+    edited = with_header(scanned(made(WEAK, 0)), "checkpoint", "2" * 64, network="b" * 64)
+    write(replace(edited, run={**edited.run, "started": "2027-01-01T00:00:00+00:00"}))
+    write(with_header(scanned(beside), "checkpoint", "3" * 64))
+    assert numbers(robustkit, "compare", *names)["sides"][0]["records"] == ["2" * 64]
+
+
 # --- power ----------------------------------------------------------------------------------------
 
 
@@ -628,6 +808,65 @@ def test_power_by_hand_and_what_it_refuses(robustkit):
     pair = write(made(WEAK, 0)), write(made(STRONG, 1))
     assert "at least two seeds" in refused(robustkit, "power", *pair, "--delta", "1")
     assert "--delta 200" in refused(robustkit, "power", *pair, "--delta", "200")
+
+
+# --- one network in several files -----------------------------------------------------------------
+
+
+def saved(path, number, **facts):
+    """A network's file and its record in another container: what of it a record says."""
+    with torch.random.fork_rng():
+        torch.manual_seed(number)
+        save_checkpoint(path, build("lenet5"), model="lenet5", **facts)
+    return read_checkpoint(path)
+
+
+def record_of(checkpoint, seed, digest=None, **changes):
+    facts = {key: getattr(checkpoint, key) for key in ("sha256", "weights", "model", "mean", "std")}
+    found = made(WEAK, seed, path=str(checkpoint.path))
+    return with_header(found, "checkpoint", digest or found.digest, **(facts | changes))
+
+
+def test_a_network_in_another_file_is_found_by_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = saved("a.safetensors", 0), saved("b.safetensors", 1)
+    write(record_of(first, 0, sha256="0" * 64))  # evaluated before it was saved again
+    write(record_of(second, 1))
+    copy = saved("copy.safetensors", 0, seed=3)
+    for name in ("a.safetensors", "copy.safetensors"):
+        found = package.compare(name, "b.safetensors", at="0.1")
+        assert [side.name for side in found.sides] == [name, "b.safetensors"]
+    # one file has a record of its own, which is of another attack
+    write(with_header(fgsm(record_of(copy, 0)), "checkpoint", "c" * 64))
+    found = package.compare("copy.safetensors", "b.safetensors", attack="pgd", at="0.1")
+    assert found.sides[0].rows[0].header["digest"] != "c" * 64
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"mean": (0.5,), "std": (0.5,)}, "has no such evaluation in runs"),
+        ({"weights": 2}, "has changed since its evaluation in runs"),
+    ],
+)
+def test_another_network_is_not_found_by_its_weights(robustkit, facts, told):
+    write(record_of(saved("a.safetensors", 0), 0, sha256="0" * 64))
+    write(record_of(saved("b.safetensors", 1), 1))
+    path = "a.safetensors" if "weights" in facts else "copy.safetensors"
+    saved(path, facts.pop("weights", 0), **facts)
+    assert told in refused(robustkit, "compare", path, "b.safetensors")
+
+
+def test_a_surrogate_in_another_file_is_found_by_its_weights(robustkit):
+    attacker = saved("attacker.safetensors", 5)
+    entry = {"path": "old.pt", "sha256": "0" * 64, "weights": attacker.weights, "model": "lenet5"}
+    for one in (made(WEAK, 0), made(STRONG, 1)):
+        write(
+            with_header(replace(one, header={**one.header, "surrogate": {}}), "surrogate", **entry)
+        )
+    names = "nets/cross-entropy_seed0.pt", "nets/l2-margin_seed1.pt"
+    found = numbers(robustkit, "compare", *names, "--surrogate", "attacker.safetensors")
+    assert "by transfer" in found["comparisons"][1]["sentence"]
 
 
 # --- end to end -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from helpers.crews import FakeRay, Playground, TakingTurns, nodes
 
 from robustkit import device as naming
-from robustkit import evaluate, record
+from robustkit import evaluate, read_checkpoint, record
 from robustkit.cli import guard
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
@@ -275,6 +275,64 @@ def test_what_cannot_travel_or_is_no_set_of_devices_is_one_line(arrays, tmp_path
     with pytest.raises(EvaluationFailed, match="NaN"):
         ask(arrays, tmp_path, model=Nowhere(), device="cpu")
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock", ".json"}
+
+
+OWN = """
+import random
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.layer, self.scale = torch.nn.Linear(16, 3), scale
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * self.scale
+def build():
+    return Net(random.random() + 1)
+def inside():
+    class Own(Net):
+        pass
+    return Own()
+def itself(path):
+    made = Net()
+    state = torch.load(path)
+    made.load_state_dict({"layer." + key: value for key, value in state.items()})
+    return made
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "function"),
+    [("net", "build"), ("net", "inside"), ("net", "itself"), ("beside", "build")],
+)
+def test_a_network_of_a_file_is_made_anew_where_its_class_is_not_known(
+    file, function, tmp_path, monkeypatch
+):
+    (tmp_path / "net.py").write_text(OWN)
+    (tmp_path / "beside.py").write_text("from net import build\n")
+    front = "" if function == "itself" else "layer."
+    state = {f"{front}weight": torch.rand(3, 16), f"{front}bias": torch.rand(3)}
+    torch.save(state, tmp_path / "net.pt")
+    monkeypatch.chdir(tmp_path)
+    read = [read_checkpoint("net.pt", model=f"{file}.py:{function}") for _ in range(2)]
+    x = torch.rand(5, 1, 4, 4)
+    parcels = [pack(found, tmp_path / f"{number}") for number, found in enumerate(read)]
+    for name in list(sys.modules):
+        if name == "net" or name.startswith("_robustkit_user_"):
+            monkeypatch.delitem(sys.modules, name)  # as in another process
+    monkeypatch.chdir("/")
+    for found, parcel in zip(read, parcels, strict=True):
+        assert torch.equal(parcel.unpack().load()(x), found.load()(x))
+
+
+@pytest.mark.slow
+def test_a_network_of_a_file_has_the_rows_of_one_device(arrays, tmp_path):
+    (tmp_path / "net.py").write_text(OWN)
+    state = {"layer.weight": torch.rand(3, 16) - 0.5, "layer.bias": torch.zeros(3)}
+    torch.save(state, tmp_path / "net.pt")
+    found = read_checkpoint(tmp_path / "net.pt", model=f"{tmp_path}/net.py:build")
+    asked = {"model": found, "name": None, "prove": "off"}
+    several = ask(arrays, tmp_path / "two", **asked)
+    assert several.table.equals(ask(arrays, tmp_path / "one", device="cpu", **asked).table)
 
 
 def test_a_device_without_float64_is_one_line(monkeypatch):

@@ -2,8 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
+from torch import nn
 
+from robustkit import evaluate
+from robustkit.calls.planning import plan_evaluation
 from robustkit.protocol import KINDS, load_protocol, most_passes
 from robustkit.record import mean_passes
 from robustkit.record.file import read
@@ -82,6 +87,26 @@ def test_what_cannot_be_evaluated_is_told_and_the_others_are_planned(robustkit, 
     assert (status, out) == (2, "")
     assert "cannot use a surrogate" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_pairs_of_faces_are_planned_as_they_are_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    lines = ["2\t2"]
+    for person in ("Ann", "Bob"):
+        (tmp_path / "faces" / person).mkdir(parents=True)
+        for number in (1, 2):
+            face = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            face.save(tmp_path / "faces" / person / f"{person}_000{number}.png")
+    for _ in range(2):
+        lines += ["Ann\t1\t2", "Bob\t1\t2", "Ann\t1\tBob\t1", "Ann\t2\tBob\t2"]
+    (tmp_path / "faces" / "pairs.txt").write_text("\n".join(lines) + "\n")
+    features = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten())
+    asked = {"attack": "fgsm", "epsilon": "0.1", "surrogate": features, "device": "cpu"}
+    found = plan_evaluation(features, "faces", **asked)
+    assert found.model.header["verification"].startswith("cosine similarity")
+    assert (len(found.data), found.parameters) == (8, 4 * 49)
+    assert evaluate(features, "faces", **asked).header["checkpoint"]["verification"]
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "autoattack", "noise", "square", "deepfool", "cw"])

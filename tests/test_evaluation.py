@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 
-from robustkit import data, evaluate
+from robustkit import data, evaluate, verify
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.display.progress import Bar
@@ -21,7 +22,10 @@ from robustkit.evaluation import (
     resolve_protocol,
     run,
 )
+from robustkit.evaluation.config import renewed
+from robustkit.models import build
 from robustkit.protocol import load_protocol
+from robustkit.record import Store, read, read_table
 
 PGD = ["steps=6", "relative_step=1/2", "restarts=2"]
 
@@ -429,3 +433,138 @@ def test_a_changed_record_is_no_answer_until_it_is_made_anew(arrays, tmp_path):
         ask(arrays, name="n", out=tmp_path, limit=5)
     again = ask(arrays, name="n", out=tmp_path, limit=5, fresh=True)
     assert again.rows_digest == made.rows_digest
+
+
+# --- what an answer from file says ----------------------------------------------------------------
+
+
+def named(arrays, **facts):
+    found = data.from_arrays(*arrays, name="arrays", classes=("a", "b", "c"))
+    return replace(found, **facts)
+
+
+@pytest.fixture
+def few(arrays):
+    return arrays[0][:20], arrays[1][:20]
+
+
+def clean(model, images, out, **options):
+    return evaluate(model, images, "clean", name="n", out=out, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"classes": ("b", "a", "c")}, {"title": "t"}, {"notes": ("read anew",)}]
+)
+def test_facts_of_the_data_that_are_in_no_digest_are_those_of_now_here_and_on_file(
+    few, tmp_path, facts
+):
+    first = clean(Net(), named(few), tmp_path)
+    before = read_table(first.path)
+    again = clean(Net(), named(few, **facts), tmp_path)
+    assert again.run == first.run, "it is answered from its file"
+    for header in (again.header, read(first.path).header):
+        for key, value in facts.items():
+            assert header["data"][key] == (list(value) if isinstance(value, tuple) else value)
+        assert {**header, "data": first.header["data"]} == first.header
+    found, rows = read_table(first.path)
+    assert rows.equals(before[1])
+    assert (found.run, found.outputs) == (before[0].run, before[0].outputs)
+    assert [one.state for one in verify(tmp_path).files if one.kind == "record"] == ["intact"]
+    content = first.path.read_bytes()
+    clean(Net(), named(few, **facts), tmp_path)
+    assert first.path.read_bytes() == content
+
+
+def test_a_record_of_other_names_stays_that_of_those(few, tmp_path):
+    first = clean(Net(), named(few), tmp_path)
+    content = first.path.read_bytes()
+    other = clean(Net(), named(few, name="others", title="o"), tmp_path)
+    assert (other.header["data"]["name"], other.run) == ("others", first.run)
+    assert first.path.read_bytes() == content
+
+
+def test_a_header_that_cannot_be_written_is_told_all_the_same(few, tmp_path, monkeypatch):
+    first = clean(Net(), named(few), tmp_path)
+    content = first.path.read_bytes()
+    lock = FileLock(tmp_path / f"{first.digest[:32]}.lock")
+    with lock:  # another process has it
+        assert clean(Net(), named(few, title="t"), tmp_path).header["data"]["title"] == "t"
+    assert first.path.read_bytes() == content
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("robustkit.record.folder.FileLock.acquire", refuse)
+    assert clean(Net(), named(few, title="t"), tmp_path).header["data"]["title"] == "t"
+    assert first.path.read_bytes() == content
+
+
+def test_a_header_is_written_to_the_record_that_is_there_by_then(few, tmp_path):
+    first = clean(Net(), named(few), tmp_path)
+    store, rows = Store(tmp_path), read(first.path).table
+    store.renew(first.digest, lambda header: {**header, "warnings": ["w"]})
+    assert read(first.path).header["warnings"] == ["w"]
+    assert read(first.path).table.equals(rows)
+    # neither a record of another digest, nor one of an older format, nor none at all
+    content = first.path.read_bytes()
+    store.renew(first.digest, lambda header: {**header, "digest": "0" * 64})
+    store.renew(first.digest, lambda header: {**header, "schema": "robustkit.evaluation/2"})
+    store.renew("0" * 64, lambda header: header)
+    assert first.path.read_bytes() == content
+    first.path.write_bytes(content[:-9])
+    store.renew(first.digest, lambda header: {**header, "warnings": []})
+    assert first.path.read_bytes() == content[:-9]
+
+
+def test_a_sidecar_that_comes_later_is_told_of_and_goes_on_record(tmp_path):
+    with torch.random.fork_rng():
+        torch.save(build("lenet5").state_dict(), tmp_path / "net.pt")
+    asked = {"data": "mnist5k", "limit": 4, "attack": "clean", "device": "cpu"}
+    first = evaluate(tmp_path / "net.pt", out=tmp_path / "runs", **asked)
+    assert first.header["checkpoint"]["seed"] is None
+    guessed = first.header["checkpoint"]["warnings"]
+    assert guessed
+    assert set(guessed) <= set(first.header["warnings"])
+    (tmp_path / "net.pt.toml").write_text(
+        'model = "lenet5"\nseed = 3\nloss = "trades"\ntrained_on = "mnist5k"\n'
+    )
+    again = evaluate(tmp_path / "net.pt", out=tmp_path / "runs", **asked)
+    assert again.run == first.run
+    for header in (again.header, read(first.path).header):
+        made = header["checkpoint"]
+        assert (made["seed"], made["loss"]) == (3, "trades")
+        assert {*made["warnings"]} < {*guessed}
+        assert {*header["warnings"]} & {*guessed} == {*made["warnings"]}
+        assert not any("may have seen" in text for text in header["warnings"])
+    assert any("may have seen" in text for text in first.header["warnings"])
+    # a copy without one says nothing of it, and the record stays that of the first
+    (tmp_path / "copy.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    copy = evaluate(tmp_path / "copy.pt", out=tmp_path / "runs", **asked)
+    assert (copy.header["checkpoint"]["seed"], copy.run) == (None, first.run)
+    assert read(first.path).header["checkpoint"]["seed"] == 3
+
+
+def test_a_surrogate_in_another_file_is_called_by_its_own_path(few, tmp_path):
+    with torch.random.fork_rng():
+        torch.save(build("lenet5").state_dict(), tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes())
+    asked = {"data": "mnist5k", "limit": 4, "attack": "fgsm", "epsilon": "0.1", "device": "cpu"}
+    for name in ("a.pt", "b.pt"):
+        found = evaluate(
+            "lenet5-mnist5k", surrogate=tmp_path / name, out=tmp_path / "runs", **asked
+        )
+        assert found.header["surrogate"]["path"] == str(tmp_path / name)
+        told = [text for text in found.header["warnings"] if "attacked through" in text]
+        assert [name in text for text in told] == [True]
+
+
+def test_an_older_record_of_a_network_stays_of_the_same_one(few, tmp_path):
+    """Its audits and other records do not tell what else than weights makes a network either."""
+    images, net = named(few), Net()
+    header = clean(net, images, tmp_path).header
+    model = from_module(net, "n")
+    assert "network" in header["checkpoint"]
+    assert renewed(header, images, model) == header
+    older = {key: value for key, value in header["checkpoint"].items() if key != "network"}
+    found = renewed({**header, "checkpoint": older}, named(few, title="t"), model)
+    assert (found["checkpoint"], found["data"]["title"]) == (older, "t")

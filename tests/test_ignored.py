@@ -32,6 +32,15 @@ def attacked(**asked):
     return package.attack(nn.Linear(2, 2), FGSM(), epsilon=0.1, **asked)
 
 
+TINY = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+def evaluated(model=TINY, **asked):
+    images = None if isinstance(model, str) else (torch.zeros(2, 1, 2, 2), [0, 1])
+    limit = 2 if images is None else None
+    return package.evaluate(model, images, "clean", limit=limit, device="cpu", **asked)
+
+
 def read(**asked):
     return package.describe(package.read_checkpoint("lenet5-mnist5k"), **asked)
 
@@ -65,6 +74,11 @@ def reported(**asked):
         (lambda: reported(style="nips"), "unknown style 'nips'"),
         (lambda: reported(width="triple"), "unknown width 'triple'"),
         (lambda: reported(workers=-3), "--workers must be at least 1"),
+        (lambda: evaluated(target="next"), "clean: contains no attack, so --target does not"),
+        (lambda: evaluated(surrogate=TINY), "clean: contains no attack, so --surrogate does not"),
+        (lambda: evaluated(epsilon="0.1"), "clean: contains no attack, so --epsilon does not"),
+        (lambda: evaluated("lenet5-mnist5k", name="x"), "name 'x': is for a module in memory"),
+        (lambda: package.audit("lenet5-mnist5k", limit=9, name="x"), "name 'x': is for a module"),
         (lambda: package.frame(".", ["lable"]), "unknown column 'lable'; did you mean 'label'?"),
     ],
 )
@@ -133,6 +147,17 @@ def test_a_pattern_takes_fields_of_any_name_and_brackets_as_they_are(tmp_path):
     path.touch()
     (match,) = match_files("nets[1]/{1st}_{seed}.pt", tmp_path)
     assert match == (path, {"1st": "hinge", "seed": "7"})
+
+
+@pytest.mark.parametrize(
+    "option", [("--json", "-"), ("--html", "page.html"), ("--track", "mlflow")]
+)
+def test_what_would_run_is_asked_for_nothing_that_only_results_go_into(robustkit, tmp_path, option):
+    command = ("evaluate", "lenet5-mnist5k", "--attack", "clean", "--limit", "2", "--dry-run")
+    status, out, err = robustkit(*command, *option)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{option[0]} does not go with --dry-run" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- files ----------------------------------------------------------------------------------------

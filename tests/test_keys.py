@@ -237,7 +237,7 @@ KEYS = [
     ),
     (
         StepTimesKey(cells=[{"seed": 0}, {"seed": 1}], device="cpu"),
-        {"cells": [{"seed": 1}, {"seed": 0}], "device": "cuda"},
+        {"cells": [{"seed": 1}, {"seed": 0}], "device": "cuda", "revision": 2},
     ),
     (
         PassTimesKey(
@@ -300,6 +300,7 @@ LATER = {
         *("processes", "training", "calibration", "rescale"),
     },
     ExternalCellKey: {"model_code", "sidecar", "revision"},
+    StepTimesKey: {"revision"},
     CellTestKey: {"norm", "passes", "precision", "resolved", "attacks"},
 }
 RENAMED = {"images": "digest"}

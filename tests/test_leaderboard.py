@@ -375,6 +375,34 @@ def test_the_call_takes_what_the_command_takes_and_evaluations_in_memory():
     assert "hinge" in whole._repr_html_()
 
 
+def test_one_image_is_a_row_for_each_network_and_harms_no_other_board():
+    many = [made("hinge", seed) for seed in range(2)]
+    for seed in range(2):
+        made("hinge", seed, n=1)
+    single, whole = sorted(boards().boards, key=lambda board: board.images)
+    assert [row.name for row in whole.rows] == ["hinge"]
+    assert whole.rows[0].clean == over_seeds([record.broken_at > 0 for record in many])
+    assert sorted(row.seeds for row in single.rows) == [(0,), (1,)]
+    for row in single.rows:
+        assert row.clean.n == 1
+        assert 0 <= row.clean.low <= row.clean.value <= row.clean.high <= 1
+        assert row.clean.high - row.clean.low > 0.7  # Wilson's of one image
+
+
+def test_networks_that_compute_something_else_with_equal_weights_are_rows_of_their_own():
+    fog = {"corruption": "fog", "severity": 1}
+    for seed, network in enumerate(("a" * 64, "b" * 64)):
+        made("x", seed, path=f"{seed}", weights="w" * 64, network=network)
+    found = made("x", 0, path="0", weights="w" * 64, network="a" * 64, source=fog)
+    for seed in (2, 3):
+        made("x", seed, path=f"{seed}", weights="")
+    board, *_ = boards(by_method=False).boards
+    assert {row.name: row.corrupted is None for row in board.rows} == {
+        "0": False, "1": True, "2": True, "3": True
+    }  # fmt: skip
+    assert next(r for r in board.rows if r.name == "0").corrupted == (found.broken_at > 0).mean()
+
+
 def test_no_records_are_no_leaderboard():
     with pytest.raises(InputError, match="no evaluation"):
         leaderboard([])

@@ -3,6 +3,7 @@
 import functools
 import linecache
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 from robustkit import data, evaluate
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.stages import ThreatModel
-from robustkit.evaluation import from_module
+from robustkit.evaluation import RunOptions, from_module, resolve_protocol, run
+from robustkit.evaluation.computing import are_those
 from robustkit.evaluation.outputs import agree
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.protocol import parse_epsilon
@@ -185,7 +187,7 @@ def test_whatever_can_change_a_logit_makes_another_module():
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_that_is_made_again_is_the_same(name):
     assert identity(MODULES[name]()) == identity(MODULES[name]())
-    assert tree_of(MODULES[name]().eval())
+    assert all(tree_of(MODULES[name]().eval()))
 
 
 @pytest.mark.parametrize("name", ["SCALE", "helper"])
@@ -323,7 +325,7 @@ ROUNDING = {
 def test_a_gradient_of_its_own_counts(name, monkeypatch):
     before = identity(ROUNDING[name]())
     assert before == identity(ROUNDING[name]())
-    assert tree_of(ROUNDING[name]().eval())
+    assert all(tree_of(ROUNDING[name]().eval()))
     monkeypatch.setitem(globals(), "STEP", 0.0)
     assert identity(ROUNDING[name]()) != before
 
@@ -524,3 +526,80 @@ def test_modules_of_other_types_and_with_states_of_their_own_are_evaluated_and_f
     with torch.no_grad():
         next(module.parameters()).mul_(-3)
     assert record().digest != first.digest
+
+
+# --- surrogates -----------------------------------------------------------------------------------
+
+
+def breakable(module, name):
+    """A module of weights by which small steps turn an answer."""
+    with torch.no_grad():
+        source = torch.Generator().manual_seed(1)
+        module.fc.weight.copy_(torch.randn(3, 16, generator=source))
+        module.fc.bias.copy_(-module.fc.weight.sum(1) / 2)
+    return from_module(module, name)
+
+
+def images_of(model, count):
+    """Images that a model gets right."""
+    images = np.random.default_rng(0).random((count, 1, 4, 4), dtype=np.float32)
+    labels = model.load(torch.device("cpu"))(torch.from_numpy(images)).argmax(1)
+    return data.from_arrays(images, labels.numpy(), name="arrays")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_surrogate_whose_outputs_are_others_is_another_question(in_memory, tmp_path):
+    judged = breakable(Net(), "net")
+    dataset = images_of(judged, 40)
+    # else as a checkpoint whose file says all
+    judged = judged if in_memory else replace(judged, outputs=None)
+    asked = resolve_protocol("fgsm", dataset, ["0.1"])
+
+    def ask(value, out=tmp_path):
+        hide(value)
+        done = []
+        options = RunOptions(progress=lambda *told: done.append(told))
+        found = run(judged, dataset, asked, out, options, breakable(Hides(), "other"))
+        return found.table["fooled_at"].to_pylist(), bool(done)
+
+    first, second = ask(1), ask(-1, tmp_path / "new")
+    assert first[0] != second[0]
+    assert ask(1) == (first[0], False)
+    assert ask(-1) == second == (second[0], True)
+    assert ask(-1) == (second[0], False)
+
+
+def test_blocks_through_another_surrogate_are_not_taken_up(tmp_path):
+    judged = breakable(Net(), "net")
+    dataset = images_of(judged, 280)
+    asked = resolve_protocol("fgsm", dataset, ["0.1"])
+
+    def ask(value, progress=lambda done, total: None, out=tmp_path):
+        hide(value)
+        surrogate = breakable(Hides(), "other")
+        options = RunOptions(progress=progress)
+        return run(judged, dataset, asked, out, options, surrogate).rows_digest
+
+    def stop(done, total):
+        if done >= 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(-1, stop)
+    assert list(tmp_path.glob("*.partial/block-*.parquet"))
+    assert ask(1) == ask(1, out=tmp_path / "new")
+
+
+def test_outputs_that_were_kept_of_one_network_alone_do_not_speak_for_a_surrogate():
+    one, other = np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([[1e-3, 3e-3, 4e-3], [0, 1e-3, 0]])
+    both = np.concatenate([one, other], axis=1)
+    assert are_those([one], one)
+    assert are_those([one, other], both)
+    assert are_those([], None)
+    for earlier in (None, one, other, np.zeros((0,)), both[::-1].copy(), both[:1]):
+        assert not are_those([one, other], earlier)
+    # each by its own spread: that of the first hides no change of the second
+    changed = np.concatenate([one, other[::-1]], axis=1)
+    assert not are_those([one, other], changed)
+    assert not are_those([one, None], both)
+    assert not are_those([None], one)

@@ -13,6 +13,7 @@ from robustkit.attacks.precision import LowPrecision
 from robustkit.calls.planning import plan_evaluation
 from robustkit.checkpoint.adapter import Classifier, freeze, wrap
 from robustkit.data import from_arrays
+from robustkit.device import FAST_MATH, in_float32, tf32
 from robustkit.display.progress import Bar
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation import Config, from_module, planning, speed, trial
@@ -408,3 +409,103 @@ def test_verdicts_are_of_whole_float32_whatever_torch_allows_a_gpu(tmp_path):
     certify(watched, (x.numpy(), right(watched, x).labels.numpy()), epsilon="1/500", progress=False)
     assert seen[-1] is False
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+PLACES = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all")]
+OPERATORS = [(kind, name) for kind in ("cuda", "mkldnn") for name in ("matmul", "conv", "rnn")]
+SETTINGS = {
+    "torch's own": lambda b: None,
+    "products of a GPU": lambda b: setattr(b.cuda.matmul, "fp32_precision", "tf32"),
+    "everything": lambda b: setattr(b, "fp32_precision", "tf32"),
+    "a GPU's convolutions": lambda b: setattr(b.cudnn.conv, "fp32_precision", "ieee"),
+    "convolutions of a processor": lambda b: setattr(b.mkldnn.conv, "fp32_precision", "bf16"),
+    "products of a processor": lambda b: setattr(b.mkldnn.matmul, "fp32_precision", "bf16"),
+    "by the older interface": lambda b: torch.set_float32_matmul_precision("medium"),
+    "convolutions by the older": lambda b: setattr(b.cudnn, "allow_tf32", False),
+    "by both": lambda b: (
+        setattr(b, "fp32_precision", "tf32"),
+        torch.set_float32_matmul_precision("high"),
+        setattr(b.cudnn.rnn, "fp32_precision", "ieee"),
+    ),
+}
+
+
+def precision_of(place):
+    return torch._C._get_fp32_precision_getter(*place)
+
+
+def settings_of_torch():
+    """All that can be read of them, and what becomes of it where everything is allowed."""
+
+    def read(ask):
+        try:
+            return ask()
+        except RuntimeError:
+            return "refused"
+
+    older = (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32)
+    found = [[*map(precision_of, [*PLACES, *OPERATORS]), *map(read, older)]]
+    outermost = torch.backends.fp32_precision
+    for precision in ("none", "tf32"):
+        torch.backends.fp32_precision = precision
+        found.append([precision_of(place) for place in OPERATORS])
+    torch.backends.fp32_precision = outermost
+    return found
+
+
+@pytest.fixture
+def defaults():
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    for place in (*PLACES, ("cuda", "matmul"), *OPERATORS[3:]):
+        torch._C._set_fp32_precision_setter(*place, "none")
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_float32_is_whole_whatever_torch_allows_which_it_allows_again_afterwards(case, defaults):
+    SETTINGS[case](torch.backends)
+    before = settings_of_torch()
+    for _ in range(2):
+        with in_float32():
+            assert {precision_of(place) for place in OPERATORS} == {"ieee"}
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.backends.cudnn.allow_tf32 is False
+            with tf32(allowed=True):
+                assert {precision_of(place) for place in OPERATORS} == {"tf32"}
+                assert torch.get_float32_matmul_precision() == "high"
+                assert torch.backends.cudnn.allow_tf32 is True
+            assert {precision_of(place) for place in OPERATORS} == {"ieee"}
+        assert settings_of_torch() == before
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", ["everything", "convolutions of a processor"])
+def test_an_evaluation_in_a_program_of_low_precision_is_of_float32(case, defaults, tmp_path):
+    seen, x = set(), images(8, side=8)
+    data = (x.numpy(), right(Small(), x).labels.numpy())
+    asked = {"epsilon": ["1/50"], "settings": ["steps=2"], "device": "cpu", "prove": "off"}
+    plain = evaluate(Small(), data, "pgd", out=tmp_path / "plain", **asked)
+
+    class Watching(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            low = torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()
+            seen.add((*low, *map(precision_of, OPERATORS)))
+            return super().forward(x)
+
+    SETTINGS[case](torch.backends)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = evaluate(Watching(), data, "pgd", out=tmp_path / "found", **asked)
+    assert seen == {(False, False, *["ieee"] * 6)}
+    assert found.table.equals(plain.table)
+
+
+@pytest.mark.parametrize("name", FAST_MATH)
+def test_an_environment_that_cuts_float32_is_refused_in_one_line(name, monkeypatch):
+    monkeypatch.setenv(name, "BF16")
+    data = (images(4, side=8).numpy(), [0, 1, 2, 0])
+    with pytest.raises(InputError, match=rf"\A{name}=BF16 [^\n]*unset it\Z"):
+        evaluate(Small(), data, "clean", device="cpu")
+    monkeypatch.setenv(name, "strict")
+    with in_float32():
+        pass

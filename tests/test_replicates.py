@@ -12,7 +12,8 @@ from robustkit.analysis.findings import Findings
 from robustkit.analysis.judge import judge_study
 from robustkit.analysis.leaderboard import leaderboard
 from robustkit.analysis.record_folder import findings_of_records
-from robustkit.checkpoint import save_checkpoint
+from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.evaluation.model import from_checkpoint
 from robustkit.files import file_digest
 from robustkit.models import build
 from robustkit.results.records import open_record
@@ -118,6 +119,39 @@ def test_networks_of_several_label_noises_are_several_methods_where_all_are_take
     compared = robustkit.compare("runs/*.parquet")
     assert {side.name: side.seeds for side in compared.sides} == expected
     assert not any("differ in" in note for note in compared.notes)
+
+
+def test_seeds_whose_draws_came_to_several_shares_are_of_the_rate_that_was_asked_for():
+    """Of random labels the share that came of them is another with every seed, by some per cent."""
+    shares = {"hinge": (0.196, 0.204, 0.39, 0.4), "cross-entropy": (0.204, 0.2, 0.4, 0.41)}
+    for loss, realised in shares.items():
+        for seed, share in enumerate(realised):
+            asked = {"label_noise": share, "asked_label_noise": 0.4 if share > 0.3 else 0.2}
+            kept(f"{loss}{seed}", seed, loss=loss, **asked)
+    names = [f"{loss}, label noise {share}" for loss in sorted(shares) for share in (0.2, 0.4)]
+    assert [side.name for side in robustkit.compare("runs/*.parquet").sides] == names
+    (board,) = boards().boards
+    rows = {row.name: len(row.networks) for row in board.rows}
+    assert rows == dict.fromkeys(names, 2)
+    _, found = reported(NOISE)
+    assert {(n.method, n.level, n.seed) for n in found.numbers} == {
+        (loss, level, seed)
+        for loss in shares
+        for seed, level in enumerate(("0.2", "0.2", "0.4", "0.4"))
+    }
+
+
+@pytest.mark.parametrize("said", [None, 0.3])
+def test_the_rate_that_was_asked_for_is_on_record_unless_another_share_is_said(said):
+    noise = {"kind": "symmetric-any", "rate": "1/5", "realised": 0.196}
+    training = TRAINING | {"data": {"train": {"noise": noise}}}
+    net = build("lenet5")
+    save_checkpoint("a.safetensors", net, model="lenet5", label_noise=0.196, training=training)
+    if said is not None:
+        Path("a.safetensors.toml").write_text(f"label_noise = {said}\n")
+    header = from_checkpoint(read_checkpoint("a.safetensors")).header
+    assert header["label_noise"] == (said or 0.196)
+    assert header.get("asked_label_noise") == (None if said else 0.2)
 
 
 # --- what is told of one method -------------------------------------------------------------------

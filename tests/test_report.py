@@ -345,7 +345,7 @@ def test_the_command_gives_back_what_the_user_gave(undrawn):
     record = changed(
         record,
         protocol={"resolved": resolved},
-        data={"transform": {"resize": 32}, "source": source},
+        data={"transform": {"resize": 32}, "source": source, "title": "my images"},
     )
     (words,) = commands(page([record]).replace("</code>", ""))
     given = options(words)
@@ -354,6 +354,15 @@ def test_the_command_gives_back_what_the_user_gave(undrawn):
     assert given["--resize"] == ["32"]
     assert given["--target"] == ["next"]
     assert given["--attack"] == ["pgd"]
+
+
+def test_the_command_has_no_option_that_there_is_not(undrawn):
+    source = {"origin": "Huang et al.", "folder": "my lfw", "pairs": "0" * 64}
+    entry = {"name": "lfw-pairs", "transform": {"pairs": True}, "source": source}
+    (words,) = commands(page([changed(evaluation(), data=entry)]).replace("</code>", ""))
+    given = options(words)
+    assert (given["--data"], given["--data-root"]) == (["lfw-pairs"], ["my lfw"])
+    assert "--pairs" not in given
 
 
 def test_the_command_names_the_surrogate_and_how_the_network_was_read(undrawn):

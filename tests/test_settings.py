@@ -7,6 +7,8 @@ import pytest
 
 from robustkit.cli import completion
 from robustkit.cli.commands import run, with_settings
+from robustkit.cli.settings import APART, OWN, TOGETHER
+from robustkit.errors import InputError
 
 CLEAN = ("evaluate", "lenet5-mnist5k")
 FILE = """device = "cpu"
@@ -145,6 +147,98 @@ def test_a_file_that_may_stay_in_its_folder_says_where_to_write(there):
     assert taken(["train"]) == ["train", "--track=wandb:a/b"]
     taken = there("model = 'torchvision:resnet18'\n[describe]\nlabels = 'l.csv'")
     assert taken(["describe"]) == ["describe", "--model=torchvision:resnet18", "--labels=l.csv"]
+
+
+ABOVE = """device = "cpu"
+data = "mnist5k"
+data-root = "/data"
+model = "lenet5"
+limit = 100
+resize = 28
+workers = 2
+runs = "results"
+epsilon = ["0.1", "0.2"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "taken"),
+    [
+        ("describe x", "--model=lenet5"),
+        (
+            "describe x --labels l.csv",
+            "--data=mnist5k --data-root=/data --model=lenet5 --resize=28",
+        ),
+        ("certify x", "--device=cpu --data=mnist5k --data-root=/data --model=lenet5 --limit=100 "
+         "--resize=28"),
+        ("compare x", "--data=mnist5k --runs=results"),
+        ("power --seed-sd 1", "--runs=results"),
+        ("power --discordant=1", "--runs=results"),
+        ("power x", "--data=mnist5k --runs=results"),
+        ("report x", "--device=cpu --data-root=/data --workers=2"),
+        ("report x --only-report", "--device=cpu --data-root=/data"),
+        ("report x --runs y", "--device=cpu --data-root=/data"),
+    ],
+)  # fmt: skip
+def test_what_stands_above_all_tables_is_taken_by_whom_it_concerns(there, command, taken):
+    arguments = there(ABOVE)(command.split())
+    given = len(command.split()) - 1
+    assert arguments[1 : len(arguments) - given] == taken.split()
+
+
+def test_a_list_above_all_tables_is_for_commands_that_take_several(there):
+    taken = there(ABOVE)
+    assert {"--epsilon=0.1", "--epsilon=0.2"} <= {*taken(["evaluate", "x"])}
+    assert not any(one.startswith("--epsilon") for one in taken(["audit", "x"]))
+    # a command's own table is meant for it
+    with pytest.raises(InputError, match=r"\[certify\]: epsilon: takes one value"):
+        there("[certify]\nepsilon = ['0.1', '0.2']")(["certify", "x"])
+
+
+def test_what_contradicts_a_claim_or_needs_an_attack_is_left_out(there):
+    taken = there("norm = 'l2'\nepsilon = '8/255'\ntarget = 'next'\nsurrogate = 's.pt'\n")
+    claimed = taken(["audit", "x", "--claim", "linf:0.1=0.9"])
+    assert not any(one.startswith(("--norm", "--epsilon")) for one in claimed)
+    assert "--norm=l2" in taken(["audit", "x"])
+    clean = taken(["evaluate", "x", "--attack", "clean"])
+    assert not any(one.startswith(("--target", "--surrogate", "--epsilon")) for one in clean)
+    assert {"--target=next", "--surrogate=s.pt"} <= {*taken(["evaluate", "x"])}
+
+
+def test_a_commands_own_table_counts_as_if_it_were_given(there):
+    own = "[describe]\ndata = 'mnist5k'\n[report]\nruns = 'r'\nworkers = 2\n[power]\ndata = 'd'\n"
+    assert there(own)(["describe"]) == ["describe", "--data=mnist5k"]
+    assert there(own)(["report"]) == ["report", "--runs=r", "--workers=2"]
+    # but what is typed wins, with all that it rules out
+    assert there(own)(["report", "--only-report"])[:-1] == ["report", "--runs=r"]
+    assert there(own)(["power", "--seed-sd", "1"]) == ["power", "--seed-sd", "1"]
+    pages = "[evaluate]\nhtml = 'p.html'\njson = 's.json'\ndevice = 'cpu'\n"
+    assert there(pages)(["evaluate", "--dry-run"]) == ["evaluate", "--device=cpu", "--dry-run"]
+    # an option above all tables goes with one of the command's own
+    labels = "resize = 28\n[describe]\nlabels = 'l.csv'\n"
+    assert there(labels)(["describe"]) == ["describe", "--resize=28", "--labels=l.csv"]
+    # and a flag that is off there is off
+    off = "fresh = true\n[certify]\nfresh = false\n"
+    assert there(off)(["certify"]) == ["certify"]
+    assert there(off)(["evaluate"]) == ["evaluate", "--fresh"]
+
+
+def test_every_command_and_option_of_the_rules_is_one():
+    from robustkit.cli.commands import _commands
+
+    known = {
+        name: [o for p in c.params for o in p.opts] for name, c in _commands().commands.items()
+    }
+    rules = [(c, {o, *others}) for t in (APART, TOGETHER) for c in t for o, others in t[c].items()]
+    for command, options in [*rules, *((c, {*own}) for c, own in OWN.items())]:
+        assert {f"--{one}" for one in options} <= {*known[command]}
+
+
+@pytest.mark.parametrize("above", ["data-root = '/data'", "resize = 28", "data = 'mnist5k'"])
+def test_a_checkpoint_is_described_whatever_stands_above_all_tables(robustkit, tmp_path, above):
+    (tmp_path / "robustkit.toml").write_text(f"{above}\n")
+    status, out, _ = robustkit("describe", "lenet5-mnist5k")
+    assert (status, "lenet5" in out) == (0, True)
 
 
 # ---- completion

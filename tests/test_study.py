@@ -589,3 +589,38 @@ def test_what_failed_is_named_by_its_place_in_the_study(tmp_path):
 
     reason = work._guarded(store, "cell", "k", broken)["reason"]
     assert reason == "checkpoints/k.safetensors: the loss became NaN"
+
+
+COST = """[[analysis]]
+name   = "cost"
+factor = "cost"
+
+[[claim]]
+name     = "1"
+"""
+
+
+@pytest.mark.thorough
+def test_times_of_what_was_amended_are_not_judged(small, tmp_path, monkeypatch):
+    """An amendment may be cut off before its steps are timed, and its folder reported on."""
+    monkeypatch.setattr(
+        "robustkit.study.run.time_steps", lambda cells, *_: {cell.method: [1.0] for cell in cells}
+    )
+    folder, nothing = tmp_path / "out", Hurried(tmp_path / "out", 0)
+    path = changed(small, tmp_path, '[[claim]]\nname     = "1"\n', COST)
+
+    def times(path):
+        return findings_of_store(spec.load_study(str(path)), StudyStore(folder), "").times
+
+    begin(path, folder).finish(nothing)
+    assert times(path) == {"cost": {"cross-entropy": [1.0], "wide hinge": [1.0]}}
+    begin(path, folder)
+    assert times(path), "what is still asked stays"
+    other = changed(path, tmp_path, "margin = 1.0", "margin = 1.5")
+    with pytest.raises(InputError, match="--amend"):
+        begin(other, folder)
+    assert StudyStore(folder).cost("cost"), "what is refused changes nothing"
+    run = begin(other, folder, amend=True)
+    assert times(other) == {}
+    run.finish(nothing)
+    assert times(other) == {"cost": {"cross-entropy": [1.0], "wide hinge": [1.0]}}

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers.studies import EXTERNAL, external_study
+from helpers.studies import EXTERNAL, begin, external_study
 
 from robustkit import spec
 from robustkit.analysis.evidence import collect
@@ -290,3 +290,28 @@ def test_a_course_is_that_of_the_networks_with_most_lines(ended, small):
     histories = list(_histories(spec.load_study(str(small)), plan, done))
     assert histories
     assert {(h.steps, h.memorised) for h in histories} == {((4, 8), (0.5, 1.0))}
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("known_speed")
+def test_a_plan_counts_what_would_be_tried_again(small, tmp_path, robustkit):
+    """Trainings and evaluations, and what is selected once they are done; the folder stays."""
+    run = begin(small, folder := tmp_path / "out" / "work")
+    store, failed = run.store, {"status": "failed", "reason": "the loss became NaN or infinite"}
+    for key in [*run.plan().cells]:
+        store.keep("cell", key, failed)
+    for key in [*run.plan().cells]:  # others follow a choice
+        store.keep("cell", key, failed)
+    asked = ("report", str(small), "--plan", "--out", str(tmp_path / "out"), "--device", "cpu")
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    assert "13 cells known, 0 to run" in robustkit(*asked)[1]
+    told = robustkit(*asked, "--retry")[1]
+    assert "4 cells known, 4 to run, 9 after selection, 12 evaluations" in told
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
+    done = {"status": "done", "reason": "", "held_out": 0.5}
+    for key in run.plan().cells:
+        store.keep("cell", key, done)
+    for key in run.plan().tests:
+        store.keep("test", key, failed)
+    assert "0 to run" in robustkit(*asked)[1]
+    assert "13 cells known, 8 to run, 12 evaluations" in robustkit(*asked, "--retry")[1]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers.publishers import publishing
 from helpers.studies import CLAIM, Here, begin, external_study, found
 
@@ -15,6 +16,9 @@ from robustkit.spec import load_study
 from robustkit.study import exchange, work
 from robustkit.study.findings import findings_of_store
 from robustkit.study.store import StudyStore
+
+MADE = ("ce", "l2")
+"""methods of the networks that `nets` made"""
 
 
 def test_networks_are_found_by_a_pattern(nets):
@@ -210,6 +214,63 @@ def test_a_network_of_unknown_seed_is_not_paired_with_seed_0(tiny, nets, tmp_pat
     path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise{label_noise}_*.pt")
     with pytest.raises(InputError, match=r"l2_noise0_a\.pt: nothing says its seed"):
         begin(path, tmp_path / "out").plan()
+
+
+@pytest.mark.one_of_many(3)
+@pytest.mark.parametrize(
+    ("named", "wanted"),
+    [
+        ('methods = ["ce"]', [("ce", 0), ("ce", 1)]),
+        ("seeds = [1]", [("ce", 1), ("l2", 1)]),
+        ('methods = ["l2"]\nseeds = [0]', [("l2", 0)]),
+        ('methods = ["l2", "ce"]\nseeds = [1, 0]', [(m, s) for m in MADE for s in (0, 1)]),
+    ],
+)
+@pytest.mark.parametrize("way", ["pattern", "names"])
+def test_an_analysis_takes_the_methods_and_seeds_that_it_names(
+    tiny, nets, tmp_path, named, wanted, way
+):
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    text = path.read_text().replace("delta  = 1.0", named)
+    levels = 2 if way == "pattern" else 1
+    if way == "names":
+        files = {m: [str(nets / f"{m}_noise0_seed{s}.pt") for s in (0, 1)] for m in MADE}
+        listed = ", ".join(f"{m} = {files[m]}" for m in MADE).replace("'", '"')
+        (pattern,) = [line for line in text.splitlines() if line.startswith("pattern")]
+        text = text.replace(pattern, f"names = {{{listed}}}")
+        text = text.replace('factor = "label_noise"', 'factor = "epsilon"\nprotocol = "fgsm"')
+    path.write_text(text)
+    plan = begin(path, tmp_path / "out").plan()
+    assert sorted((w.method, w.seed) for w in plan.wanted) == sorted(wanted * levels)
+    assert len(plan.cells) == len(wanted) * levels
+    left = f"{(4 - len(wanted)) * levels} of {4 * levels} networks"
+    told = (
+        f"Not in the analysis label-noise: {left}, of other methods or seeds than are named there."
+    )
+    assert plan.notes == ((told,) if len(wanted) < 4 else ())
+
+
+def test_an_analysis_of_methods_that_are_not_there_is_refused(tiny, nets, tmp_path):
+    path = external_study(tiny, nets, tmp_path, "{loss}_noise{label_noise}_seed{seed}.pt")
+    path.write_text(path.read_text().replace("delta  = 1.0", 'methods = ["xent"]'))
+    with pytest.raises(InputError, match=r"nothing to compare: .* 8 of 8 networks, of other"):
+        begin(path, tmp_path / "out")
+
+
+@pytest.mark.thorough
+def test_one_network_in_files_of_several_seeds_is_one(tiny, nets, tmp_path):
+    for seed in (0, 1):
+        state = torch.load(nets / "ce_noise0_seed0.pt", weights_only=True)
+        torch.save({"state_dict": state, "epoch": seed}, tmp_path / f"ce_noise0_seed{seed}.pt")
+        name = f"l2_noise0_seed{seed}.pt"
+        (tmp_path / name).write_bytes((nets / name).read_bytes())
+    path = external_study(tiny, tmp_path, tmp_path, "{loss}_noise0_seed{seed}.pt")
+    attacked = '"epsilon"\nprotocol = "fgsm"\nlevels = ["0.1"]'
+    path.write_text(path.read_text().replace('factor = "label_noise"', f"factor = {attacked}"))
+    begin(path, tmp_path / "out").finish(Here(tmp_path / "out"))
+    (panel,) = found(path, tmp_path / "out").panels
+    assert {c.unit for c in panel.comparisons} == {"1 pair of checkpoints, 50 images"}
+    assert "ce: omitted as the same network as seed 0: seeds 1." in panel.notes
 
 
 @pytest.mark.thorough

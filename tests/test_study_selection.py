@@ -17,8 +17,10 @@ from robustkit.data import load_dataset
 from robustkit.errors import InputError
 from robustkit.reporting.illustrations import illustrations
 from robustkit.spec import Halving
+from robustkit.study.cells import place
 from robustkit.study.findings import findings_of_store
 from robustkit.study.forecast import forecast
+from robustkit.study.regret import regrets
 from robustkit.study.selection import (
     Candidate,
     Chooser,
@@ -398,6 +400,39 @@ def test_the_regret_is_what_noisy_labels_lost_by_the_clean_ones(worked_out, halv
         else:
             assert regret.estimate is None, "nothing varies, of which an interval could tell"
     assert any(value > 0 for regret in outcome.regrets for value in regret.each)
+
+
+@pytest.mark.parametrize(
+    ("failed", "chosen", "regret"),
+    [
+        (set(), 0, 0.1),  # means of 0.6, 0.7 and 0.5
+        ({(1, "0.8")}, 0, 0.0),  # its accuracy at the other level is the best of all
+        ({(1, "0.8")}, 2, 0.1),
+        ({(0, "0.8"), (1, "0"), (2, "0.8")}, 0, None),
+        ({(i, level) for i in range(3) for level in ("0", "0.8")}, 0, None),
+    ],
+)
+def test_what_failed_at_one_of_several_levels_is_no_best_configuration(
+    tiny, failed, chosen, regret
+):
+    accuracies = {"0": (0.8, 0.9, 0.6), "0.8": (0.4, 0.5, 0.4)}
+    study = spec.load_study(str(tiny))
+    study = replace(study, tuning=replace(study.tuning, at=tuple(accuracies)))
+    ones = [one for level in accuracies for one in tried(3, Context(level, "1"))]
+    cells = {
+        one.cell: {"status": "failed", "reason": "NaN"}
+        if (one.configuration, one.context.label_noise) in failed
+        else {
+            "status": "done",
+            "held_out_clean": accuracies[one.context.label_noise][one.configuration],
+        }
+        for one in ones
+    }
+    plan = {"chosen": {place("m", one.context): chosen for one in ones}}
+    found = [
+        pytest.approx(value) for one in regrets(study, plan, ones, cells) for value in one.each
+    ]
+    assert found == ([] if regret is None else [regret])
 
 
 @pytest.mark.thorough

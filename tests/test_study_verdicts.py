@@ -359,6 +359,37 @@ def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
     assert any(note in text for text in panel.notes)
 
 
+def test_one_network_as_several_seeds_counts_once_and_is_told(tmp_path):
+    """The same weights again replicate nothing, whatever the seeds; at other levels they may be."""
+    rng = np.random.default_rng(1)
+    numbers = []
+    for level in ("0", "0.4"):
+        for method, weights in (("a", "xxx"), ("b", "yzy")):
+            for seed, one in enumerate(weights):
+                right = rng.random(200) < (0.9 if method == "a" else 0.6)
+                name = f"{method}{level}{seed}".replace(".", "p")
+                path = rows(tmp_path, name, right, loss=method, seed=seed, weights=one)
+                numbers.append(Number("label-noise", method, level, seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + CLAIM.format(says="better"))
+    study = spec.load_study(str(path))
+    result = judge_study(study, Findings(numbers))
+    (panel,) = result.panels
+    seeds = {line.method: {value.seeds for value in line.values} for line in panel.lines}
+    assert seeds == {"a": {(0,)}, "b": {(0, 1)}}
+    assert [c.unit for c in panel.comparisons] == ["1 pair of checkpoints, 200 images"] * 2
+    assert result.judgements[0].verdict == "not tested"
+    told = [note for note in panel.notes if "omitted as the same network" in note]
+    assert sorted(told) == [
+        "a at 0.4: omitted as the same network as seed 0: seeds 1, 2.",
+        "a at 0: omitted as the same network as seed 0: seeds 1, 2.",
+        "b at 0.4: omitted as the same network as seed 0: seeds 2.",
+        "b at 0: omitted as the same network as seed 0: seeds 2.",
+    ]
+    kept = collect(study, Findings(numbers))
+    assert judge_study(kept.study, kept.findings) == result
+
+
 def test_a_folder_of_evaluations_becomes_a_report(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -409,7 +440,7 @@ def test_budgets_are_drawn_rising_and_revisions_of_attacks_are_told(tmp_path):
     study = spec.load_study(str(tmp_path / "claims.toml"))
     numbers = []
     for seed, revision in ((0, 6), (1, 7)):
-        one = evaluation(n=200, epsilons=["0.1", "0.2"], seed=seed)
+        one = evaluation(f"{seed}.pt", n=200, epsilons=["0.1", "0.2"], seed=seed)
         header = one.header | {"digest": str(seed) * 64, "engine": {"revision": revision}}
         blocks = record.Blocks(tmp_path / f"{seed}.parquet")
         blocks.finish(header, one.run, one.table)
@@ -527,6 +558,26 @@ def test_evaluations_that_no_analysis_takes_are_told(tmp_path):
         findings_of_records(spec.load_study(str(path)), runs, "command")
 
 
+@pytest.mark.parametrize("models", [("lenet5", "other"), ("lenet5", "12"), ("1/0", "nan")])
+def test_a_factor_that_is_no_number_is_told(tmp_path, models):
+    """Of records, which say more than numbers of how networks were made."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    made = {"loss": "a", "label_noise": 0.0, "data_fraction": 1.0}
+    for seed, model in enumerate(models):
+        rows(runs, f"n{seed}", np.ones(20, dtype=bool), model=model, seed=seed, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS.replace('factor = "label_noise"', 'factor = "model"'))
+    study = spec.load_study(str(path))
+    if "12" in models:
+        found = findings_of_records(study, runs, "command")
+        assert [(n.level, n.path.stem) for n in found.numbers] == [("12", "n1")]
+        assert "Left out, since their model is no number: n0.parquet." in found.notes
+    else:
+        with pytest.raises(RecordError, match=r"since their model is no number: n0.* n1"):
+            findings_of_records(study, runs, "command")
+
+
 ATTACKED = """
 [[analysis]]
 name = "pgd"
@@ -583,7 +634,7 @@ def test_networks_of_one_loss_and_seed_are_told_apart_under_attack(tmp_path):
 def test_an_attack_shows_what_it_found_on_the_first_network_of_the_baseline(tmp_path):
     numbers = []
     for method, seed in (("a", 0), ("b", 2), ("b", 1)):
-        made = evaluation(seed=seed, epsilons=("0.1", "0.2"))
+        made = evaluation(f"{method}{seed}.pt", seed=seed, epsilons=("0.1", "0.2"))
         made = replace(made, header=made.header | {"data": made.header["data"] | {"digest": "d"}})
         blocks = record.Blocks(tmp_path / f"{method}{seed}.parquet")
         blocks.write(0, made.table, made.examples)

@@ -20,7 +20,8 @@ from robustkit.errors import RecordError
 from robustkit.protocol import budget_key, default_norm, protocol_in_words
 from robustkit.results.finder import FEATURES, features, short_paths, told_apart
 from robustkit.results.grid import LISTED
-from robustkit.results.metadata import same
+from robustkit.results.metadata import number as numeric
+from robustkit.results.metadata import same, setting
 from robustkit.results.records import Condition, Record, condition, open_record
 from robustkit.results.rows import budgets
 from robustkit.results.sides import difference
@@ -162,9 +163,8 @@ def _taken(
 
 
 def _network(header: Mapping[str, Any], path: Path) -> str:
-    """Equal for records of one network; each is its own where weights are not on record."""
-    weights = header["checkpoint"].get("weights")
-    return Record(header, path).identity if weights else str(path)
+    """Equal for records of one network; each is its own where that is not on record."""
+    return Record(header, path).identity
 
 
 def _left_out(taken: Iterable[_Taken], headers: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:
@@ -202,12 +202,14 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str
             )
     elif made.get(analysis.factor) is None:
         return f"their {analysis.factor} is not on record"
+    elif numeric(str(made[analysis.factor])) is None:
+        return f"their {analysis.factor} is no number"
     for factor in () if whatever else TRAINED:
         if factor == analysis.factor or made.get(factor) is None:
             continue
-        own, asked = Fraction(str(made[factor])), getattr(analysis, factor)
-        if not same(factor, own, Fraction(asked)):
-            return f"{analysis.name} takes {factor} {asked}, not {made[factor]:.6g}"
+        own, asked = setting(made, factor), getattr(analysis, factor)
+        if not same(factor, Fraction(str(own)), Fraction(asked)):
+            return f"{analysis.name} takes {factor} {asked}, not {own:.6g}"
     return ""
 
 
@@ -225,7 +227,7 @@ def _numbers(
     methods = _methods(headers, analysis, whatever=_free(study, analysis))
     for (path, header), method in zip(headers.items(), methods, strict=True):
         made = header["checkpoint"]
-        level = levels.get(made.get(analysis.factor), "")
+        level = levels.get(setting(made, analysis.factor), "")
         seed = None if made["seed"] is None else int(made["seed"])
         if seed is not None:  # networks of unknown seeds are not known to be the same
             where = (method, Fraction(level or 0), seed)
@@ -241,16 +243,16 @@ def _numbers(
 def _levels(analysis: Analysis, made: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
     """The level of each value on record: that of the analysis, or one for values that are the same.
 
-    Of label noise the share that came of it is on record, which is another with every seed.
+    Where of label noise only the share is on record that came of it, it is another with every seed.
     """
     factor = analysis.factor
     texts = [*analysis.levels]
     found: dict[Any, str] = {}
-    for value in sorted({one[factor] for one in made}):
+    for value in sorted({setting(one, factor) for one in made}, key=lambda v: Fraction(str(v))):
         own = Fraction(str(value))
         near = [text for text in texts if same(factor, own, Fraction(text))]
         if not near:
-            short, exact = (f"{value:.{digits}g}" for digits in (2, 6))
+            short, exact = (f"{float(own):.{digits}g}" for digits in (2, 6))
             near = [short if same(factor, own, Fraction(short)) else exact]
             texts.append(near[0])
         found[value] = min(near, key=lambda text: abs(own - Fraction(text)))

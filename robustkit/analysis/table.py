@@ -24,6 +24,7 @@ from robustkit.analysis.findings import (
     NOT_YET,
     SHOWN,
     Findings,
+    Number,
     baseline_of,
     by_seed,
     pictured,
@@ -38,8 +39,9 @@ from robustkit.errors import RecordError
 from robustkit.files import digest
 from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.protocol.norms import symbol
-from robustkit.results.records import precision_of
+from robustkit.results.records import Record, precision_of
 from robustkit.results.replicates import Replicates
+from robustkit.results.rows import Rows
 from robustkit.spec import CHOSEN, TRAINED, Analysis, Study
 from robustkit.statistics import (
     Comparison,
@@ -73,6 +75,7 @@ class AnalysisTable:
         self._contrasts: dict[tuple[str, str, str], Contrast | None] = {}
         self._revisions: set[int] = set()
         self._precisions: set[str] = set()
+        self._doubled: list[str] = []
         for method in self.methods:
             for level in dict.fromkeys(n.level for n in self.numbers if n.method == method):
                 self._collect(method, level)
@@ -113,13 +116,9 @@ class AnalysisTable:
         return self.found.get((method, _key(level)))
 
     def _collect(self, method: str, level: str) -> None:
-        own = sorted(
-            (n for n in self.numbers if (n.method, n.level) == (method, level) and n.path),
-            key=by_seed,
-        )
+        own, rows = self._distinct(method, level)
         if not own:
             return
-        rows = [self.records.rows(n.path) for n in own if n.path]
         self.header = self.header or rows[0].header
         for one in rows:
             if one.header["data"]["digest"] != self.header["data"]["digest"]:
@@ -138,6 +137,31 @@ class AnalysisTable:
         for text in budgets:
             right = np.stack([r.right(text) for r in rows])
             self.found[method, _key(text)] = Replicates(seeds, right)
+
+    def _distinct(self, method: str, level: str) -> tuple[list[Number], list[Rows]]:
+        """The networks of a method at a level by seed, each once, and the rows of each.
+
+        A network that stands there as another seed, too, replicates nothing.
+        """
+        own = [n for n in self.numbers if (n.method, n.level) == (method, level)]
+        first: dict[str, Number] = {}
+        again: dict[str, list[str]] = {}
+        found: list[tuple[Number, Rows]] = []
+        for n in sorted(own, key=by_seed):
+            if n.path is None:
+                continue
+            rows = self.records.rows(n.path)
+            known = first.setdefault(Record(rows.header, n.path).identity, n)
+            if known is n:
+                found.append((n, rows))
+            else:
+                self.numbers.remove(n)
+                again.setdefault(_seed(known), []).append(_seed(n))
+        at = f" at {level}" if level else ""
+        for seed, others in again.items():
+            said = f"omitted as the same network as seed {seed}: seeds {', '.join(others)}"
+            self._doubled.append(f"{method}{at}: {said}.")
+        return [n for n, _ in found], [rows for _, rows in found]
 
     # --- what is drawn ----------------------------------------------------------------------------
 
@@ -221,6 +245,7 @@ class AnalysisTable:
         if self.analysis.factor == "epsilon":
             yield from precision_note(self._precisions)
         yield from several_note(len(self.methods) - 1, self.baseline)
+        yield from self._doubled
         yield from dict.fromkeys(self._pairings())
         short = [n for n in self.numbers if n.path is None]
         for number in short[:5]:
@@ -366,6 +391,10 @@ class AnalysisTable:
         if passes == CHOSEN:
             return "after the pass that held-out labels chose"
         return f"after {passes or f'{trained.steps:,}'} {'passes' if passes else 'steps'}"
+
+
+def _seed(number: Number) -> str:
+    return "unknown" if number.seed is None else str(number.seed)
 
 
 def _key(level: str) -> str:

@@ -1,5 +1,6 @@
 """`robustkit.certify`: each image certified, fooled, or open."""
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Literal, Unpack
@@ -22,6 +23,7 @@ from robustkit.display.progress import Watch, watched
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, resolve_protocol
 from robustkit.evaluation.certifying import certify_images, save_counterexamples
+from robustkit.evaluation.config import renewed
 from robustkit.protocol import Given, Norm, Number
 from robustkit.record.certification import Certification
 
@@ -90,6 +92,7 @@ def certify(
         own = evaluated(loaded, dataset)
         folder = Path(out) if isinstance(loaded, Checkpoint) else scratch
         found = certify_images(own, dataset, protocol, folder, time_limit, options)
+        found = replace(found, header=renewed(found.header, dataset, own))
         if save_adversarial is not None:
             save_counterexamples(Path(save_adversarial), found)
         tracking.track_certification(tracker, name_of(loaded), found, command)

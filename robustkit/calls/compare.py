@@ -9,7 +9,8 @@ from robustkit.analysis.rank import Ranking
 from robustkit.analysis.rank import rank as ranked
 from robustkit.errors import InputError, UnknownName, quoted
 from robustkit.files import whole_number
-from robustkit.protocol import Norm, Number, parse_epsilon
+from robustkit.parsing import plain_number
+from robustkit.protocol import Epsilon, Norm, Number, parse_epsilon
 from robustkit.record import Evaluation
 from robustkit.results.finder import Finder, NetworkGroup, check_twice, in_order, named, split
 from robustkit.results.records import CLEAN, NetworkRecords, Record, RecordQuery
@@ -19,7 +20,8 @@ One = Evaluation | Path | str
 Method = One | Sequence[One]
 """an evaluation, or several of one method over seeds; each the record itself or its file, the
 path of a checkpoint that was evaluated, or a pattern of either: "nets/l2_seed{seed}.pt" """
-Levels = Number | Iterable[Number]
+Level = Number | Epsilon
+Levels = Level | Iterable[Level]
 """"clean" and budgets"""
 
 
@@ -144,7 +146,7 @@ def power(
 
 def rank(
     *names: Path | str,
-    at: Number | Mapping[str, Number] = CLEAN,
+    at: Level | Mapping[str, Level] = CLEAN,
     level: float = 0.95,
     attack: str | None = None,
     norm: Norm | None = None,
@@ -196,8 +198,14 @@ def _text(given: Path | str | None) -> str | None:
 
 def _levels(given: Levels) -> tuple[str, ...]:
     """Budgets and "clean", as text."""
-    several = [given] if isinstance(given, Number) else given
-    return tuple(CLEAN if one == CLEAN else parse_epsilon(one, "--at").text for one in several)
+    given = plain_number(given)  # type: ignore[assignment]
+    several = [given] if isinstance(given, Level) else given
+    if not isinstance(several, Iterable):
+        raise InputError(f"at: {quoted(given)} is no budget; give such as '8/255', or 'clean'")
+    return tuple(
+        CLEAN if isinstance(one, str) and one == CLEAN else parse_epsilon(one, "--at").text
+        for one in several
+    )
 
 
 def _level(given: Levels) -> str:

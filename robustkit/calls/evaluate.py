@@ -1,6 +1,8 @@
 """`robustkit.evaluate`: one row per image."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
@@ -27,11 +29,11 @@ from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.display.progress import Watch, watched
 from robustkit.evaluation import RunOptions
-from robustkit.evaluation.config import Prove, resolve_protocol
+from robustkit.evaluation.config import Prove, renewed, resolve_protocol
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision
 from robustkit.protocol import Epsilons, Given, Norm, Target
-from robustkit.record import Evaluation
+from robustkit.record import Evaluation, Store
 
 Images = npt.NDArray[np.float32]
 
@@ -179,25 +181,27 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             options = replace(options, save_adversarial=scratch / "adversarial.npz")
         own = evaluated(loaded, dataset, name, image_by_image=image_by_image)
         found = evaluation.run(own, dataset, protocol, folder, options, other, prove)
-        found = _of(dataset, own, found)
+        found = _of(dataset, own, other, found)
         tracking.track_evaluation(tracker, name_of(loaded, name), found, command)
         return (found, _adversarial(options)) if return_adversarial else found
 
 
-def _of(data: Dataset, model: EvaluatedModel, found: Evaluation) -> Evaluation:
-    """A record as one of these images and this network.
-
-    It may be older, and of the same under another name; or in another file, whose notes and
-    warnings say nothing of this one.
-    """
-    own = {key: getattr(data, key) for key in ("name", "title", "split", "source")}
-    own["notes"] = list(data.notes)
-    header = {**found.header, "data": {**found.header["data"], **own}}
-    earlier, now = found.header["checkpoint"], dict(model.header)
-    if earlier["path"] != now["path"] and earlier.get("warnings") is not None:
-        others = [text for text in header["warnings"] if text not in earlier["warnings"]]
-        header |= {"checkpoint": now, "warnings": [*now["warnings"], *others]}
+def _of(
+    data: Dataset, model: EvaluatedModel, surrogate: EvaluatedModel | None, found: Evaluation
+) -> Evaluation:
+    """A record as one of these images and these networks, and on file, too, if it is theirs."""
+    now = partial(renewed, data=data, model=model, surrogate=surrogate)
+    header = now(found.header)
+    own = _called(header) == _called(found.header)
+    if own and header != found.header and found.path is not None:
+        Store(found.path.parent).renew(found.digest, now)
     return replace(found, header=header)
+
+
+def _called(header: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Names in a header; where others stand, the record on file remains that of those."""
+    data, networks = header["data"], (header["checkpoint"], header.get("surrogate", {}))
+    return data["name"], data["split"], *(one.get("path") for one in networks)
 
 
 def _adversarial(options: RunOptions) -> Images:

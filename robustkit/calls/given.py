@@ -173,9 +173,17 @@ def evaluated(
         images: the images.
         name: under which the records of a module in memory are kept.
         image_by_image: its images never share a batch.
+
+    Raises:
+        InputError: a checkpoint is given a name.
     """
     classes = len(images.classes)
     if isinstance(model, Checkpoint):
+        if name is not None:
+            raise InputError(
+                f"name {name!r}: is for a module in memory, and {model.path} goes by its path; "
+                "leave name out"
+            )
         return from_checkpoint(model, classes, image_by_image=image_by_image)
     return evaluation.from_module(model, name, classes, image_by_image=image_by_image)
 

@@ -31,7 +31,7 @@ from robustkit.study.forecast import Forecast, forecast, measured
 from robustkit.study.processes import ProcessExecutor
 from robustkit.study.ray import Demand, cluster
 from robustkit.study.run import Executor, Run, StudyOptions, worker_config
-from robustkit.study.store import StudyStore
+from robustkit.study.store import RetriedStore, StudyStore
 
 if TYPE_CHECKING:
     from robustkit.tracking import Tracker
@@ -168,9 +168,10 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         demand = _demand(ray, cpus_per_cell, gpus_per_cell, shared, workers, device)
         device, workers = _place(device, workers)
         options = StudyOptions(path_of(data_root), device, workers, retry, amend)
-        run = Run(study, store, options, changes)
         if plan:
-            return _planned(run, demand)
+            there = RetriedStore(store.folder) if retry else store
+            return _planned(Run(study, there, options, changes), demand)
+        run = Run(study, store, options, changes)
         with store.claimed():
             run.register()
             _work(run, hours, demand, seen(progress))

@@ -203,7 +203,7 @@ def evaluate(
     from robustkit.calls import tracking
     from robustkit.cli.levels import show_all
 
-    _check(request, checkpoints, json_, html)
+    _check(request, {"--json": json_, "--html": html}, track, dry_run=dry_run)
     tracker = tracking.asked(track)
     jobs = _jobs(checkpoints, request)
     if dry_run:
@@ -229,16 +229,18 @@ def _pass_on(
 
 
 def _check(
-    request: EvaluationRequest, checkpoints: Sequence[str], json_: str | None, html: Path | None
+    request: EvaluationRequest, written: Mapping[str, Any], track: str | None, *, dry_run: bool
 ) -> None:
     """What can be told before torch is imported and hours are spent."""
     from robustkit import protocol
 
+    for option, given in {**written, "--track": track}.items():
+        if dry_run and given is not None:
+            raise InputError(f"{option} does not go with --dry-run: nothing is evaluated")
     protocol.load_protocol(request.attack, request.settings, request.norm)
     for text in request.epsilon:
         protocol.parse_epsilon(text)
-    written = {"--json": json_, "--html": html, "--save-adversarial": request.save_adversarial}
-    check_files(written)
+    check_files({**written, "--save-adversarial": request.save_adversarial})
     check_folder("--out", request.out)
 
 
@@ -352,10 +354,7 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     from robustkit.calls.evaluate import evaluate as evaluated
 
     found: Evaluation = evaluated(
-        request.checkpoint.read(path),
-        out=request.out,
-        **_keywords(request),
-        progress=bar or False,
+        request.checkpoint.read(path), out=request.out, **_keywords(request), progress=bar or False
     )
     return found
 

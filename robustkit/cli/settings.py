@@ -3,6 +3,11 @@
 Its values become options on the command line, ahead of those that are there. What is on record of a
 command is therefore whole, and an option that is given wins.
 
+What stands in a command's own table counts as if it were given. What stands above all tables is
+for whom it may concern: a command takes it where it has the option and can take the value (a list,
+where it takes several), where an option that it goes with is there (`TOGETHER`) and none that it
+does not go with (`APART`), and where it does not change what a file of its own says (`OWN`).
+
 A file that lies in a folder of somebody else's must not do more than the folder: it names no code
 to be run, and where it was not asked for by --config it writes nothing elsewhere and reaches no
 network.
@@ -11,6 +16,7 @@ network.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +39,38 @@ WRITTEN = (
 )  # fmt: skip
 """options that say where to write"""
 NEVER = ("config", "debug", "help", "version")
+Texts = tuple[str, ...]
+"""of an option, as on a command line; none of a flag"""
+Rules = Mapping[str, Mapping[str, Sequence[str]]]
+WORK = (
+    "workers", "hours", "ray", "shared", "cpus-per-cell", "gpus-per-cell", "retry", "amend", "plan",
+)  # fmt: skip
+"""options of trainings and evaluations"""
+CHOOSING = ("at", "attack", "norm", "data", "surrogate", "baseline")
+"""options that choose networks, and what is known of them"""
+OWN = {"report": ("runs", "data", "limit", "model", "baseline")}
+"""options that a command takes from its own table alone: a study's file says them, too"""
+TOGETHER: Rules = {
+    "describe": {
+        "labels": (
+            "data", "data-root", "split", "noise-kind", "resize", "interpolation", "crop",
+            "channels",
+        ),
+    },
+    "report": {"ray": ("shared", "cpus-per-cell", "gpus-per-cell")},
+}  # fmt: skip
+"""by command and option, those that go with it alone"""
+APART: Rules = {
+    "audit": {"claim": ("norm", "epsilon", "claim-from"), "claim-from": ("norm", "epsilon")},
+    "evaluate": {"dry-run": ("json", "html", "track")},
+    "power": {"seed-sd": CHOOSING, "discordant": CHOOSING},
+    "report": {"only-report": WORK, "runs": WORK},
+}
+"""by command and option, those that do not go with it"""
+
+
+ATTACKED = ("target", "surrogate", "epsilon")
+"""options of `evaluate` that only attacks take"""
 
 
 class Option(Protocol):
@@ -48,8 +86,8 @@ class OptionFile:
     """What a file says for one command."""
 
     path: Path
-    given: Mapping[str, tuple[str, ...]]
-    """texts by option, without dashes; none for a flag"""
+    given: Mapping[str, Texts]
+    """by option, without dashes"""
 
     def arguments(self) -> list[str]:
         """The same on a command line."""
@@ -86,10 +124,32 @@ def settings_for(
     if asked is None and not is_file(path):
         return None
     known = {command: _named(options) for command, options in commands.items()}
-    found = _read(path, known, free=asked is not None)[arguments[0]]
-    mentioned = set(_mentioned(arguments))
-    given = {name: texts for name, texts in found.items() if name not in mentioned}
+    command, mentioned = arguments[0], set(_mentioned(arguments))
+    above, own = _read(path, known, free=asked is not None)[command]
+    own = _fitting(command, own, mentioned)
+    above = _fitting(command, above, {*mentioned, *own, *above}, alone=False)
+    if command == "evaluate" and value_of(arguments, "--attack") == "clean":
+        above = {name: texts for name, texts in above.items() if name not in ATTACKED}
+    given = {name: texts for name, texts in (above | own).items() if name not in mentioned}
     return OptionFile(path, given) if given else None
+
+
+def _fitting(
+    command: str, given: Mapping[str, Texts], there: Collection[str], *, alone: bool = True
+) -> dict[str, Texts]:
+    """Options of the file without those that do not go with what is there.
+
+    Args:
+        command: that is to take them.
+        given: what the file says.
+        there: options of the command line and, for what stands above all tables, of the file.
+        alone: False leaves out, too, what goes with an option that is not there.
+    """
+    apart, together = APART.get(command, {}), TOGETHER.get(command, {})
+    out = {name for option in apart if option in there for name in apart[option]}
+    if not alone:
+        out |= {name for option in together if option not in there for name in together[option]}
+    return {name: texts for name, texts in given.items() if name not in out}
 
 
 def value_of(arguments: Sequence[str], option: str) -> str | None:
@@ -118,8 +178,8 @@ def _named(options: Sequence[Option]) -> dict[str, Option]:
 
 def _read(
     path: Path, known: Mapping[str, Mapping[str, Option]], *, free: bool
-) -> dict[str, dict[str, tuple[str, ...]]]:
-    """What the file says, for every command: a table's own before what stands above all tables."""
+) -> dict[str, tuple[dict[str, Texts], dict[str, Texts]]]:
+    """What the file says, for every command: above all tables and not in its own, then in that."""
     table = read_toml(path)
     tables = {key: value for key, value in table.items() if isinstance(value, dict)}
     for key in tables:
@@ -127,15 +187,25 @@ def _read(
             raise InputError(f"{path}: {UnknownName('command', key, known)}")
     anywhere = {name for options in known.values() for name in options}
     above = _hyphens({k: v for k, v in table.items() if k not in tables}, anywhere, str(path))
+    several = {k for options in known.values() for k, one in options.items() if one.multiple}
+    lists = {key for key, value in above.items() if isinstance(value, list)} & several
     found = {}
     for command, options in known.items():
         where = f"{path}: [{command}]"
         own = _hyphens(tables.get(command, {}), options, where)
-        values = {key: (above[key], str(path)) for key in above if key in options}
-        values |= {key: (value, where) for key, value in own.items()}
-        given = {k: _given(k, v, options[k], at, free) for k, (v, at) in values.items()}
-        found[command] = {key: texts for key, texts in given.items() if texts is not None}
+        single = {key for key in lists if key in options and not options[key].multiple}
+        not_its = {*own, *OWN.get(command, ()), *single}
+        general = {k: v for k, v in above.items() if k in options and k not in not_its}
+        texts = partial(_texts, options=options, free=free)
+        found[command] = texts(general, where=str(path)), texts(own, where=where)
     return found
+
+
+def _texts(
+    table: Mapping[str, Any], options: Mapping[str, Option], where: str, free: bool
+) -> dict[str, Texts]:
+    given = {key: _given(key, value, options[key], where, free) for key, value in table.items()}
+    return {key: texts for key, texts in given.items() if texts is not None}
 
 
 def _hyphens(table: Mapping[str, Any], known: Collection[str], where: str) -> dict[str, Any]:
@@ -155,7 +225,7 @@ def _hyphens(table: Mapping[str, Any], known: Collection[str], where: str) -> di
     return found
 
 
-def _given(name: str, value: Any, option: Option, where: str, free: bool) -> tuple[str, ...] | None:
+def _given(name: str, value: Any, option: Option, where: str, free: bool) -> Texts | None:
     """The texts of an option; None for a flag that is off.
 
     Raises:
@@ -165,7 +235,7 @@ def _given(name: str, value: Any, option: Option, where: str, free: bool) -> tup
     if option.is_flag:
         if not isinstance(value, bool):
             raise InputError(f"{where}: expected true or false, got {quoted(value)}")
-        texts: tuple[str, ...] = ()
+        texts: Texts = ()
         if not value:
             return None
     elif isinstance(value, list) and not option.multiple:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -15,12 +16,13 @@ from robustkit.attacks import Block
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
-from robustkit.device import tf32
-from robustkit.errors import InputError
+from robustkit.device import in_float32
+from robustkit.errors import InputError, RecordError
 from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.outputs import Outputs, agree
 from robustkit.evaluation.probe import probe
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
@@ -32,6 +34,7 @@ from robustkit.record.certification import (
     Certification,
     CertifiedImage,
     Images,
+    anew,
     certification_name,
     encode_certification,
     read_certification,
@@ -42,8 +45,11 @@ BATCH = 32
 """images at once, where the user names no other number"""
 OFTEN = 2.0
 """seconds between two writes of what is known so far"""
+Known = dict[int, tuple[CertifiedImage, Images | None]]
+"""what is decided, by image"""
 
 
+@in_float32()
 def certify_images(
     model: EvaluatedModel,
     data: Dataset,
@@ -54,7 +60,8 @@ def certify_images(
 ) -> Certification:
     """Each image's outcome: from its file, else found now.
 
-    An image that is open on file is tried again where it is given more time.
+    An image that is open on file is tried again where it is given more time. Of user code, which
+    may depend on more than its source, nothing on file counts but what has its outputs.
 
     Raises:
         InputError: not one ε without a target, or a network without bounds.
@@ -76,9 +83,13 @@ def certify_images(
     header = _header(config)
     name, store = str(header["digest"]), Store(out)
     path = out / certification_name(name)
+    outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
+    run = _Run(config, header, path, time_limit, options, outputs)
+    # before any lock: a finished record may stand where nothing can be written
+    if (finished := run.finished()) is not None:
+        return finished
     with store.claim(name, options.waiting):
-        run = _Run(config, header, path, time_limit, options)
-        run.complete({} if options.fresh else _known(path))
+        run.complete()
     return read_certification(path)
 
 
@@ -101,20 +112,57 @@ class _Run:
     path: Path
     time_limit: float
     options: RunOptions
+    outputs: Outputs | None
+    """of user code: logits on fixed noise"""
     found: Sequence[str] = ()
     """what the probe warns of"""
+    place: Path = field(init=False)
+    """where what is decided goes until all is"""
 
-    def complete(self, known: "dict[int, tuple[CertifiedImage, Images | None]]") -> None:
+    def finished(self) -> Certification | None:
+        """The record on file, where nothing is left to be done."""
+        if self.options.fresh or self._own(anew(self.path)) is not None:
+            return None
+        found = self._own(self.path)
+        return found if found is not None and not self._left(_rows(found)) else None
+
+    def complete(self) -> None:
         """Decide what is not, and write as it goes; what is interrupted keeps what it has."""
-        left = [i for i in range(len(self.config.data)) if not self._settled(known.get(i))]
-        if not left:
-            return
-        with tf32(allowed=False):
+        known = self._begun()
+        if left := self._left(known):
             self._decide(left, known)
 
-    def _decide(
-        self, left: Sequence[int], known: "dict[int, tuple[CertifiedImage, Images | None]]"
-    ) -> None:
+    def _begun(self) -> Known:
+        """What is decided already. A whole record is not written over by one that is not."""
+        beside, self.place = anew(self.path), self.path
+        if self.options.fresh:
+            beside.unlink(missing_ok=True)
+        elif (begun := self._own(beside)) is not None:
+            self.place = beside
+            return _rows(begun)
+        elif (found := self._own(self.path)) is not None:
+            return _rows(found)
+        if _is_whole(self.path):
+            self.place = beside
+        return {}
+
+    def _own(self, path: Path) -> Certification | None:
+        """What is on file of this very network, whole or not."""
+        if not path.exists():
+            return None
+        try:
+            found = read_certification(path, unfinished=True)
+        except RecordError:
+            if path.exists():
+                raise
+            return None  # another process has just finished it
+        same = self.config.model.outputs is None or agree(self.outputs, found.outputs)
+        return found if same else None
+
+    def _left(self, known: Known) -> list[int]:
+        return [i for i in range(len(self.config.data)) if not self._settled(known.get(i))]
+
+    def _decide(self, left: Sequence[int], known: Known) -> None:
         device = self.config.device
         network = self.config.model.load(device)
         steps = bool(self.config.protocol.attacks)
@@ -141,7 +189,7 @@ class _Run:
             self.header = {**self.header, "warnings": warnings}
             self._write(known)
 
-    def _settled(self, found: "tuple[CertifiedImage, Images | None] | None") -> bool:
+    def _settled(self, found: tuple[CertifiedImage, Images | None] | None) -> bool:
         return found is not None and (
             found[0].outcome != "open" or found[0].time_limit >= self.time_limit
         )
@@ -153,7 +201,7 @@ class _Run:
         pixels, labelled = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         return Block(pixels, labelled, data.ids, rows[0], places=rows)
 
-    def _row(self, index: int, found: Decision) -> "tuple[CertifiedImage, Images | None]":
+    def _row(self, index: int, found: Decision) -> tuple[CertifiedImage, Images | None]:
         row = CertifiedImage(
             sample=self.config.data.ids[index],
             index=index,
@@ -170,7 +218,7 @@ class _Run:
         )
         return row, None if found.perturbed is None else found.perturbed.numpy()
 
-    def _write(self, known: "Mapping[int, tuple[CertifiedImage, Images | None]]") -> None:
+    def _write(self, known: Known) -> None:
         if not known:  # nothing is decided, if only since nothing can be
             return
         rows: list[dict[str, Any]] = []
@@ -180,9 +228,15 @@ class _Run:
             rows.append({**asdict(row), "perturbed": None if image is None else len(images)})
             images += [] if image is None else [image]
         perturbed = np.stack(images) if images else np.zeros((0, *self.config.data.shape), "<f4")
-        run = {"robustkit": version("robustkit"), "torch": torch.__version__}
+        run: dict[str, Any] = {"robustkit": version("robustkit"), "torch": torch.__version__}
+        if self.outputs is not None:
+            run["outputs"] = self.outputs.tolist()
         header = {**self.header, "warnings": [*self.header["warnings"], *self._warnings(rows)]}
-        write_atomic(self.path, encode_certification(header, run, rows, perturbed))
+        whole = len(rows) == len(self.config.data)
+        content = encode_certification(header, run, rows, perturbed)
+        write_atomic(self.path if whole else self.place, content)
+        if whole and self.place != self.path:
+            self.place.unlink(missing_ok=True)
 
     def _warnings(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """What was found of the network: by the probe and, once all images are there, by them."""
@@ -195,15 +249,19 @@ class _Run:
         return [*self.found, *said]
 
 
-def _known(path: Path) -> "dict[int, tuple[CertifiedImage, Images | None]]":
+def _rows(found: Certification) -> Known:
     """What is on file, by image."""
-    if not path.exists():
-        return {}
-    found = read_certification(path, unfinished=True)
     return {
         row.index: (row, None if row.perturbed is None else found.perturbed[row.perturbed])
         for row in found.rows
     }
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a finished record stands there, whosever it is."""
+    with suppress(RecordError):
+        return read_certification(path, unfinished=True).whole
+    return False
 
 
 def save_counterexamples(path: Path, found: Certification) -> None:

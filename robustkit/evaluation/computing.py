@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from robustkit import machine
 from robustkit.attacks.contract import check_batch
 from robustkit.data import Dataset
-from robustkit.device import devices, tf32
+from robustkit.device import devices, in_float32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import (
@@ -50,7 +51,7 @@ from robustkit.record.columns import integers
 from robustkit.statistics.estimate import counted
 
 
-@tf32(allowed=False)  # verdicts and what is measured are float32's; torch lets a GPU cut those
+@in_float32()  # verdicts and what is measured are float32's, whatever the program around has
 def computed(
     model: EvaluatedModel,
     data: Dataset,
@@ -70,16 +71,13 @@ def computed(
     config = searched_by(config, options, out)
     header = record_header(config)
     name, store = header["digest"], Store(out)
-    outputs = None if model.outputs is None else model.outputs(data.shape, config.device)
-
-    def is_of_model(earlier: Outputs | None) -> bool:
-        return model.outputs is None or agree(outputs, earlier)
+    outputs = _outputs(config)
 
     def on_file() -> Evaluation | None:
         if options.anew:
             return None
         cached = store.find(name)
-        return cached if cached and is_of_model(cached.outputs) else None
+        return cached if cached and are_those(outputs, cached.outputs) else None
 
     # before any lock: a finished record may stand where nothing can be written
     if (cached := on_file()) is not None:
@@ -87,12 +85,30 @@ def computed(
     with store.claim(name, options.waiting) as blocks:
         if (cached := on_file()) is not None:  # another process may have finished it meanwhile
             return cached
-        if options.fresh or not is_of_model(blocks.outputs()):
+        if options.fresh or not are_those(outputs, blocks.outputs()):
             blocks.drop()
-        if outputs is not None:
-            blocks.keep_outputs(outputs)
+        if kept := [one for one in outputs if one is not None]:
+            blocks.keep_outputs(np.concatenate(kept, axis=1))
         _compute(config, header, blocks, options)
         return store.find(name) or _vanished(store.path(name))
+
+
+def _outputs(config: Config) -> list[Outputs | None]:
+    """Logits on noise of each network whose file does not say all; the judged one comes first."""
+    networks = [config.model, *([] if config.surrogate is None else [config.surrogate])]
+    asked = [one.outputs for one in networks if one.outputs is not None]
+    return [outputs(config.data.shape, config.device) for outputs in asked]
+
+
+def are_those(now: Sequence[Outputs | None], earlier: Outputs | None) -> bool:
+    """Whether what was kept, N × K side by side, is of these very networks; each by its spread."""
+    there = [one for one in now if one is not None]
+    if not now or len(there) < len(now) or earlier is None:
+        return not now
+    columns = np.cumsum([one.shape[1] for one in there])
+    if earlier.shape != (len(there[0]), columns[-1]):  # of one network alone, say
+        return False
+    return all(map(agree, there, np.split(earlier, columns[:-1], axis=1)))
 
 
 def _vanished(path: Path) -> Evaluation:

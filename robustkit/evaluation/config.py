@@ -1,6 +1,7 @@
 """Everything that decides on the rows of a record, and the header that says it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -11,12 +12,14 @@ from robustkit.data import Dataset
 from robustkit.errors import ProtocolError
 from robustkit.evaluation.images import shape_mismatch
 from robustkit.evaluation.model import EvaluatedModel
-from robustkit.files import whole_number
+from robustkit.evaluation.verification import verifying
+from robustkit.files import canonical, whole_number
 from robustkit.keys import EngineKey, EvaluationKey
 from robustkit.machine import torch_version
 from robustkit.protocol import BALLS, MINIMAL, Epsilons, Given, Norm, Protocol, Target, kind_of
 from robustkit.protocol.norms import symbol
 from robustkit.record import VERSION
+from robustkit.results.records import COMPUTED
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +35,8 @@ DATA_KEYS = (
     "name", "title", "split", "digest", "order", "transform", "source", "classes", "shape", "notes",
 )  # fmt: skip
 """what a record's header says of the data, beside the number of images"""
+NAMED_KEYS = ("name", "title", "split", "source", "classes", "notes")
+"""those of them that are in no digest"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,11 @@ def evaluation_key(
     )
 
 
+def told_by_files(*networks: EvaluatedModel | None) -> bool:
+    """Whether their files say all of these networks, so that no outputs need be compared."""
+    return all(one is None or one.outputs is None for one in networks)
+
+
 def unproved(
     model: EvaluatedModel,
     protocol: Protocol,
@@ -151,6 +161,8 @@ def resolve_protocol(
             "--attack clean for clean accuracy alone"
         )
     chosen = target if target != "none" else found.target
+    if chosen != "none" and not found.attacks:
+        raise ProtocolError(f"{found.name}: contains no attack, so --target does not apply")
     if chosen not in get_args(Target):
         raise ProtocolError(f"target {chosen!r}: known are {', '.join(get_args(Target))}")
     seed = whole_number(seed, "--seed")
@@ -164,6 +176,7 @@ def record_header(config: Config) -> dict[str, Any]:
         ProtocolError: an attack cannot work through a surrogate.
     """
     surrogate, key = config.surrogate, config.key
+    check_surrogate(config.protocol, surrogate)
     if surrogate is not None and (unfit := _cannot_transfer(config.protocol)):
         raise ProtocolError(f"{unfit}: cannot use a surrogate; pgd, fgsm and mifgsm can")
     return {
@@ -177,6 +190,44 @@ def record_header(config: Config) -> dict[str, Any]:
         "precision": "float32" if config.low is None else config.low.precision,
         "warnings": _warnings(config),
     }
+
+
+def renewed(
+    header: Mapping[str, Any],
+    data: Dataset,
+    model: EvaluatedModel,
+    surrogate: EvaluatedModel | None = None,
+) -> dict[str, Any]:
+    """The header of a record on file, as one of these images and these networks.
+
+    It may be older, and of the same under other names; or of another file with equal weights, whose
+    notes and warnings say nothing of this one. Whatever is in no digest is said as it is known now.
+    """
+    model = verifying(model, data)
+    named = {key: getattr(data, key) for key in NAMED_KEYS}
+    own = _as_told(model.header, header["checkpoint"])
+    found = {**header, "data": {**header["data"], **named}, "checkpoint": own}
+    earlier, was = header["checkpoint"], header["data"]
+    old = [*(earlier.get("warnings") or ())]
+    old += _seen(was["name"], was["split"], was.get("source") or {})
+    new = [*(model.header.get("warnings") or ()), *_seen_in_training(model, data)]
+    if surrogate is not None:
+        found["surrogate"] = _as_told(verifying(surrogate, data).header, header["surrogate"])
+        for said, one in ((old, header["surrogate"]), (new, found["surrogate"])):
+            said += [*_transfer(one), *_of_surrogate(one.get("warnings") or ())]
+    told = set(header["warnings"])
+    if set(new) - told or (set(old) - set(new)) & told:
+        found["warnings"] = [*new, *(text for text in header["warnings"] if text not in old)]
+    plain: dict[str, Any] = json.loads(canonical(found))
+    return plain
+
+
+def _as_told(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a network now, by which an older record stays of the same one.
+
+    Its audits, and its other records, do not tell what else than weights makes a network either.
+    """
+    return {key: value for key, value in now.items() if key != COMPUTED or key in earlier}
 
 
 def protocol_header(protocol: Protocol) -> dict[str, Any]:
@@ -197,7 +248,8 @@ def _warnings(config: Config) -> list[str]:
     return [
         *model.warnings,
         *data.warnings,
-        *([] if config.surrogate is None else _transfer(config.surrogate)),
+        *([] if config.surrogate is None else _transfer(config.surrogate.header)),
+        *([] if config.surrogate is None else _of_surrogate(config.surrogate.warnings)),
         *_seen_in_training(model, data),
         *([] if model.shape in (None, data.shape) else [shape_mismatch(model.shape, data)]),
         *protocol.weaknesses,
@@ -206,12 +258,21 @@ def _warnings(config: Config) -> list[str]:
     ]
 
 
-def _transfer(surrogate: EvaluatedModel) -> list[str]:
+def _transfer(surrogate: Mapping[str, Any]) -> list[str]:
     return [
-        f"attacked through {surrogate.header['path']}: a transfer attack, which says "
-        "nothing about attackers who know the model",
-        *(f"the surrogate: {text}" for text in surrogate.warnings),
+        f"attacked through {surrogate['path']}: a transfer attack, which says "
+        "nothing about attackers who know the model"
     ]
+
+
+def _of_surrogate(warnings: Sequence[str]) -> list[str]:
+    return [f"the surrogate: {text}" for text in warnings]
+
+
+def check_surrogate(protocol: Protocol, surrogate: EvaluatedModel | None) -> None:
+    """Raise ProtocolError where a surrogate has no steps to take."""
+    if surrogate is not None and not protocol.attacks:
+        raise ProtocolError(f"{protocol.name}: contains no attack, so --surrogate does not apply")
 
 
 def _cannot_transfer(protocol: Protocol) -> str:
@@ -224,18 +285,19 @@ def _cannot_transfer(protocol: Protocol) -> str:
 
 def _seen_in_training(model: EvaluatedModel, data: Dataset) -> list[str]:
     """A warning where a model may have been trained on the images it is evaluated on."""
+    surely, perhaps = _seen(data.name, data.split, data.source)
     if model.trained_on is not None and model.trained_on.are(data):
-        return [
-            f"its checkpoint says that it was trained on images of {data.name}, {data.split}, as "
-            "these are: accuracy on them says little of others"
-        ]
+        return [surely]
     whole = data.source.get("all_training_images_of")
-    if not whole or model.header["trained_on"] == data.name:
-        return []
-    return [
-        (
-            f"all images of {data.name} are training images of {whole}, and this model is not "
-            f"recorded as trained on {data.name}: it may have seen them, and its accuracy here "
-            "may be too high"
-        )
-    ]
+    return [perhaps] if whole and model.header["trained_on"] != data.name else []
+
+
+def _seen(name: str, split: str, source: Mapping[str, Any]) -> tuple[str, str]:
+    """What is warned of where a model was trained on these images, and where it may have been."""
+    return (
+        f"its checkpoint says that it was trained on images of {name}, {split}, as these are: "
+        "accuracy on them says little of others",
+        f"all images of {name} are training images of {source.get('all_training_images_of')}, and "
+        f"this model is not recorded as trained on {name}: it may have seen them, and its accuracy "
+        "here may be too high",
+    )

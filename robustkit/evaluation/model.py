@@ -11,6 +11,8 @@ from robustkit.checkpoint.metadata import RECORDED
 from robustkit.data import Dataset
 from robustkit.files import shipped
 from robustkit.models import names_code
+from robustkit.results.metadata import ASKED, asked_share
+from robustkit.results.records import COMPUTED, computed_by
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +34,18 @@ class SeenImages(NamedTuple):
     name: str
     split: str
     digest: str
+    held_out: int | None = None
+    """images of the same that it did not train on, on which its accuracy was taken"""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "SeenImages | None":
         """None: it does not say so."""
         match checkpoint.extra.get("training"):
-            case {"data": {"name": str(name), "digest": str(digest)}, **told}:
-                return cls(name, str(told.get("split", "")), digest)
+            case {"data": {"name": str(name), "digest": str(digest), **own}, **told}:
+                kept = own.get("held_out")
+                count = kept.get("images") if isinstance(kept, dict) else None
+                held_out = count if type(count) is int else None
+                return cls(name, str(told.get("split", "")), digest, held_out)
         return None
 
     def are(self, data: Dataset) -> bool:
@@ -84,6 +91,11 @@ def from_checkpoint(
 ) -> EvaluatedModel:
     """A checkpoint as what is evaluated; `classes` and `image_by_image` as with `from_module`."""
     header = {key: getattr(checkpoint, key) for key in CHECKPOINT_KEYS}
+    told = {
+        COMPUTED: computed_by(checkpoint.identity, checkpoint.model),
+        ASKED: asked_share(checkpoint.extra, checkpoint.label_noise),
+    }
+    header |= {key: value for key, value in told.items() if value is not None}
     if checkpoint.weights_key is not None:
         header["weights_key"] = checkpoint.weights_key
     if Path(checkpoint.path).parent == shipped("data"):

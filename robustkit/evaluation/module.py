@@ -21,6 +21,7 @@ from robustkit.evaluation.model import (
 from robustkit.evaluation.outputs import on_noise
 from robustkit.evaluation.tree import Unreadable, tree_of, weights_of
 from robustkit.keys import ModuleKey
+from robustkit.results.records import COMPUTED
 
 FEW = 4
 """numbers at most of a buffer that may be a mean or a standard deviation of channels"""
@@ -49,7 +50,7 @@ def from_module(
     load = partial(_wrapped, module, classes)
     # of the copy that is evaluated: in eval mode, whatever the module's own mode is
     copied = freeze(replica(module))
-    weights, tree = _read(copied)
+    weights, tree, computed = _read(copied)
     # of few numbers, as a mean and a standard deviation are: others need not be read at all
     unscaled = unscaled_normalisation(
         {
@@ -71,8 +72,10 @@ def from_module(
         **dict.fromkeys(CHECKPOINT_KEYS),
         "path": name or f"<{kind}>",
         "weights": weights,
+        COMPUTED: computed,
         "preprocessing": "in the module",
         "notes": [],
+        "warnings": [],
         **(ALONE if image_by_image else {}),
     }
     loaded = one_by_one(load) if image_by_image else load
@@ -93,11 +96,11 @@ def _wrapped(module: torch.nn.Module, classes: int | None, device: torch.device)
     return checkpoints.wrap(module, classes).to(device)
 
 
-def _read(module: torch.nn.Module) -> tuple[str, str]:
-    """Digests of weights and tree; "" for what cannot be read."""
-    weights = tree = ""
+def _read(module: torch.nn.Module) -> tuple[str, str, str]:
+    """Digests of weights, tree and network; "" for what cannot be read."""
+    weights = tree = computed = ""
     with suppress(Unreadable):
         weights = weights_of(module)
     with suppress(Unreadable, RecursionError):
-        tree = tree_of(module)
-    return weights, tree
+        tree, computed = tree_of(module)
+    return weights, tree, computed

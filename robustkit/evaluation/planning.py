@@ -12,10 +12,11 @@ from robustkit.attacks import search_network
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.data import Dataset
-from robustkit.device import devices, fitting, tf32
-from robustkit.evaluation.config import Config, Prove, record_header
+from robustkit.device import devices, fitting, in_float32
+from robustkit.evaluation.config import Config, Prove, record_header, told_by_files
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
+from robustkit.evaluation.verification import verifying
 from robustkit.network import answer
 from robustkit.protocol import MostPasses, Protocol, labels_of, most_passes
 from robustkit.record import Store
@@ -70,10 +71,12 @@ def plan(
     Raises:
         InputError: the network cannot be evaluated on these images, or not so.
     """
+    model = verifying(model, data)
+    surrogate = surrogate and verifying(surrogate, data)
     config = Config(model, data, protocol, devices(options.device)[0], surrogate, prove=prove)
     header, store = record_header(config), Store(out)
-    plain = options.precision == "float32" and model.outputs is None and not options.anew
-    found = store.find(header["digest"]) if plain else None
+    plain = options.precision == "float32" and told_by_files(model, surrogate)
+    found = store.find(header["digest"]) if plain and not options.anew else None
     network = (surrogate or model).load(config.device)
     budgets, classes = len(protocol.epsilons), len(data.classes)
     return EvaluationPlan(
@@ -118,6 +121,6 @@ def _timed(network: nn.Module, config: Config) -> MostPasses:
         gradient, forward = (later - sooner for sooner, later in pairwise(times))
         return MostPasses(gradient / size, forward / size)
 
-    with tf32(allowed=False):
+    with in_float32():
         searched = search_network(network, images[:FEW]).exact
         return fitting(timed, len(images))

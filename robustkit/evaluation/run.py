@@ -5,7 +5,7 @@ from typing import get_args
 
 from robustkit.data import Dataset
 from robustkit.errors import InputError, cut
-from robustkit.evaluation.config import Prove, evaluation_key
+from robustkit.evaluation.config import Prove, check_surrogate, evaluation_key, told_by_files
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision, RunOptions
 from robustkit.evaluation.verification import verifying
@@ -41,10 +41,11 @@ def run(
         raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
     if prove not in get_args(Prove):
         raise InputError(f"prove {prove!r}: expected auto or off")
+    check_surrogate(protocol, surrogate)
     model = verifying(model, data)
     surrogate = surrogate and verifying(surrogate, data)
     kind = kind_of_device(options.device)
-    plain = options.precision == "float32" and model.outputs is None
+    plain = options.precision == "float32" and told_by_files(model, surrogate)
     if kind is not None and plain and not options.anew:
         key = evaluation_key(model, data, protocol, kind, surrogate, prove=prove)
         if (found := Store(out).find(key.digest)) is not None:

@@ -80,15 +80,18 @@ def weights_of(module: torch.nn.Module) -> str:
     return digest(*(part for name, tensor in named for part in (name, _numbers(tensor))))
 
 
-def tree_of(module: torch.nn.Module) -> str:
+def tree_of(module: torch.nn.Module) -> tuple[str, str]:
     """SHA-256 over classes, source, attributes, hooks and children, in their order.
+
+    With the versions of libraries, which may change a logit, and without: they make no other
+    network.
 
     Raises:
         Unreadable: something that it holds cannot be described.
     """
     reader = _Reader()
-    described = reader.value(module)
-    return digest(canonical([described, reader.members(), _versions()]))
+    parts = [reader.value(module), reader.members()]
+    return digest(canonical([*parts, _versions()])), digest(canonical(parts))
 
 
 def _numbers(tensor: torch.Tensor) -> str:

@@ -2,6 +2,7 @@
 
 `OUT/certification-DIGEST.npz` holds two arrays: `record`, a JSON text with header and rows, and
 `perturbed`, the verified counterexamples, float32 F × C × H × W, to which rows refer by number.
+One that is to take the place of a whole one stands beside it until it is whole, as `.anew.npz`.
 """
 
 import json
@@ -67,6 +68,13 @@ class Certification(Shown):
     perturbed: Images
     """counterexamples, F × C × H × W"""
     path: Path
+    outputs: npt.NDArray[np.float64] | None = None
+    """logits of user code on fixed noise, N × K, by which it is told from its likes"""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all images are decided."""
+        return len(self.rows) >= int(self.header.get("data", {}).get("n", 0))
 
     def count(self, outcome: Outcome) -> int:
         """Images that ended so."""
@@ -84,6 +92,11 @@ class Certification(Shown):
 def certification_name(digest: str) -> str:
     """The file name of the certification of that digest."""
     return f"certification-{digest[:32]}.npz"
+
+
+def anew(path: Path) -> Path:
+    """Where what is to take the place of a certification stands until it is whole."""
+    return path.with_suffix(".anew.npz")
 
 
 def encode_certification(
@@ -129,16 +142,19 @@ def read_certification(path: Path | str, *, unfinished: bool = False) -> Certifi
         header, names = said["header"], {f.name for f in fields(CertifiedImage)}
         rows = [CertifiedImage(**{k: row[k] for k in names}) for row in said["rows"]]
         known = header["schema"] == SCHEMA and all(row.outcome in OUTCOMES for row in rows)
+        outputs = said.get("run", {}).get("outputs")
+        noise = None if outputs is None else np.array(outputs, np.float64)
     except UNREADABLE as error:
         raise RecordError(unreadable(path, error, "not a robustkit certification")) from error
     if not known or seal != _seal(text, perturbed):
         raise RecordError(f"{path}: changed since it was written; delete it and run again")
-    if path.name != certification_name(str(header["digest"])):
+    name = Path(certification_name(str(header["digest"])))
+    if path.name not in (name.name, anew(name).name):
         raise RecordError(f"{path}: contains another certification than its name says; delete it")
-    images = header.get("data", {}).get("n", 0)
-    if len(rows) < images and not unfinished:
+    found = Certification(header, rows, perturbed, path, noise)
+    if not unfinished and not found.whole:
         raise RecordError(
-            f"{path}: unfinished, {len(rows):,} of {images:,} images are decided; the command that "
-            "wrote it goes on from there"
+            f"{path}: unfinished, {len(rows):,} of {header['data']['n']:,} images are decided; the "
+            "command that wrote it goes on from there"
         )
-    return Certification(header, rows, perturbed, path)
+    return found

@@ -88,7 +88,8 @@ class Evaluation(Shown):
     path: Path | None = None
     """the file it was read from"""
     outputs: npt.NDArray[np.float64] | None = None
-    """logits of a module in memory on fixed noise, N × K, by which it is told from its likes"""
+    """logits on fixed noise, N × K, by which modules in memory are told from their likes; of a
+    surrogate, too, they stand beside the others"""
 
     @property
     def digest(self) -> str:

@@ -6,10 +6,10 @@ replaces them.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
@@ -19,7 +19,7 @@ from robustkit.files import canonical, write_atomic
 from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
 from robustkit.record.evaluation import SCALARS, SCHEMA, VERSION, Evaluation
-from robustkit.record.file import read
+from robustkit.record.file import encode, read, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ class Store:
         """
         if not (self.folder / MARKER).exists():
             write_atomic(self.folder / MARKER, canonical({"format": VERSION}).encode())
-        lock = FileLock(self.folder / f"{name[:NAME]}.lock")
+        lock = self._lock(name)
         try:
             try:
                 lock.acquire(timeout=0)
@@ -87,6 +87,24 @@ class Store:
         finally:
             blocks.drop_unless_begun()
             lock.release()
+
+    def renew(self, name: str, said: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Write a finished evaluation's header anew, as `said` has it; its rows stay as they are.
+
+        Nothing happens where the folder cannot be written, another process is at work on that
+        digest, or the record is of an older format or changed: this is no reason to fail.
+        """
+        hindered = suppress(CannotWrite, RecordError, Timeout, OSError, NotImplementedError)
+        with hindered, self._lock(name).acquire(timeout=0):
+            # as it is now: another process may have made it anew since it was read
+            found, rows = read_table(self.path(name))
+            header = said(found.header)
+            own = header["schema"] == f"robustkit.evaluation/{VERSION}" and found.sealed
+            if own and found.header["digest"] == header["digest"] == name:
+                write_atomic(self.path(name), encode(header, found.run, rows, found.outputs))
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.folder / f"{name[:NAME]}.lock")
 
 
 def check_folder(folder: Path) -> None:

@@ -27,6 +27,7 @@ from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean
 from robustkit.reporting.html import render
 from robustkit.reporting.methods import of_evaluations, together
 from robustkit.reporting.wording import attacks, count, interval, percent, readable
+from robustkit.results.command import data_options, network_flags, network_options
 from robustkit.statistics import Estimate, Method
 from robustkit.statistics.comparison import listed
 from robustkit.summary import (
@@ -391,16 +392,9 @@ def _command(evaluation: Evaluation) -> str:
     options: dict[str, Iterable[object]] = {
         "--attack": [protocol["name"] if named else f"{protocol['name']}.toml"],
         "--norm": protocol_options(protocol)[3:] if named else [],
-        "--model": [checkpoint["model"]] if checkpoint["model"] else [],
-        **_preprocessing(checkpoint),
-        "--weights": [key for key in [checkpoint.get("weights_key")] if key],
-        **{f"--{k}": [",".join(checkpoint[k])] for k in ("ignore", "rename") if checkpoint.get(k)},
+        **network_options(checkpoint),
         "--surrogate": [network["path"] for network in networks[1:]],
-        "--data": [_place(data)],
-        "--split": [data["split"]],
-        "--limit": [data["n"]],
-        **{f"--{key}": [v] for key, v in data["transform"].items() if v and key != "pipeline"},
-        "--classes": [v for v in [data["source"].get("class_map", {}).get("classes")] if v],
+        **data_options(data),
         "--epsilon": [entry["epsilon"] for entry in protocol["epsilons"]],
         "--target": [target] if target != "none" else [],
         "--seed": [protocol["resolved"]["seed"]],
@@ -411,24 +405,5 @@ def _command(evaluation: Evaluation) -> str:
     }
     lines = [f"robustkit evaluate {shlex.quote(checkpoint['path'])}"]
     lines += [f"{name} {shlex.quote(str(v))}" for name, values in options.items() for v in values]
-    lines += ["--image-by-image"] if checkpoint.get("image_by_image") else []
-    # of a program, and of nothing else, the weights' digest is that of the file
-    programs = [network for network in networks if network.get("weights") == network["sha256"]]
-    lines += ["--trust-program"] if programs else []
+    lines += network_flags(networks)
     return " \\\n    ".join(lines)
-
-
-def _preprocessing(checkpoint: Mapping[str, Any]) -> dict[str, Iterable[str]]:
-    """Mean and deviation where the user gave them; else the checkpoint brings its own."""
-    if checkpoint["preprocessing"] != "given":
-        return {}
-    return {f"--{key}": [",".join(map(str, checkpoint[key]))] for key in ("mean", "std")}
-
-
-def _place(data: Mapping[str, Any]) -> str:
-    """What `--data` was: a name on the shelf, which states its origin, or a path."""
-    source = data["source"]
-    if "origin" in source:
-        return str(data["name"])
-    known = (source.get(key) for key in ("path", "folder", "file"))
-    return str(next(filter(None, known), data["name"]))

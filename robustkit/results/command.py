@@ -1,21 +1,38 @@
 """The command line that makes an evaluation which is missing."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustkit.data.shelf import path_given
+from robustkit.models import names_code
 from robustkit.parsing import parse_toml
 from robustkit.protocol import budget_key, parse_protocol, protocol_options, search_of
 from robustkit.results.records import RecordQuery
 
+TRANSFORM = ("resize", "crop", "channels", "interpolation")
+"""of how images are made, what is asked for; a pipeline is the checkpoint's, pairs the data's"""
+
 
 def evaluate_command(
-    path: str, like: Mapping[str, Any] | None, runs: Path, query: RecordQuery
+    path: str,
+    like: Mapping[str, Any] | None,
+    runs: Path,
+    query: RecordQuery,
+    made: Mapping[str, Any] | None = None,
 ) -> str:
-    """The command that evaluates a checkpoint as a record's header says, or as is asked."""
+    """The command that evaluates a checkpoint as a record's header says, or as is asked.
+
+    Args:
+        path: of the checkpoint.
+        like: the header.
+        runs: folder of the records.
+        query: what is asked.
+        made: what an earlier record says of this checkpoint.
+    """
     words = ["robustkit", "evaluate", path]
-    words += [*_attack(like, query), *_data(like, query)]
+    words += [*_attack(like, query), *_data(like, query), *_network(like, made)]
     if (by := query.surrogate or (like or {}).get("surrogate", {}).get("path")) is not None:
         words += ["--surrogate", by]
     if runs != Path("runs"):
@@ -50,16 +67,71 @@ def _same(protocol: Mapping[str, Any], query: RecordQuery) -> bool:
 
 def _data(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
     """The images of a header, unless others are asked."""
-    if like is None or not called(query.data or like["data"]["name"], like["data"]):
+    if like is None or (query.data and not called(query.data, like["data"])):
         yield from ("--data", query.data) if query.data else ()
         return
-    data = like["data"]
-    yield from ("--data", data["name"])
-    yield from ("--split", data["split"]) if data["split"] not in ("test", "all") else ()
-    for name, value in data["transform"].items():
-        # a pipeline is the checkpoint's own, which is taken without being asked for
-        yield from (f"--{name}", str(value)) if name != "pipeline" else ()
-    yield from ("--limit", str(data["n"]))
+    for name, values in data_options(like["data"]).items():
+        usual = name == "--split" and like["data"]["split"] in ("test", "all")
+        yield from (word for value in values if not usual for word in (name, value))
+
+
+def _network(like: Mapping[str, Any] | None, made: Mapping[str, Any] | None) -> Iterable[str]:
+    """How the checkpoint was read before; else what was given for another, and is not in a file."""
+    if made is None:
+        if like is None:
+            return
+        other = like["checkpoint"]
+        code = other.get("model") if names_code(other.get("model") or "") else None
+        made = {key: other.get(key) for key in ("preprocessing", "mean", "std")} | {"model": code}
+    for name, values in network_options(made).items():
+        yield from (word for value in values for word in (name, value))
+    yield from network_flags([made])
+
+
+# --- what was given, as an evaluation's page has it, too ------------------------------------------
+
+
+def network_options(checkpoint: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """The options by which a checkpoint was read; its own mean and deviation it brings along."""
+    given = ("mean", "std") if checkpoint.get("preprocessing") == "given" else ()
+    lists = [key for key in ("ignore", "rename") if checkpoint.get(key)]
+    key = checkpoint.get("weights_key")
+    return {
+        "--model": [checkpoint["model"]] if checkpoint.get("model") else [],
+        **{f"--{name}": [",".join(map(str, checkpoint[name]))] for name in given},
+        "--weights": [key] if key else [],
+        **{f"--{name}": [",".join(checkpoint[name])] for name in lists},
+    }
+
+
+def network_flags(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was switched on for a network and, if there is one, its surrogate."""
+    # of a program, and of nothing else, the weights' digest is that of the file
+    files = [one for one in networks if one.get("sha256")]
+    programs = [one for one in files if one.get("weights") == one["sha256"]]
+    alone = ["--image-by-image"] if networks[0].get("image_by_image") else []
+    return [*alone, *(["--trust-program"] if programs else [])]
+
+
+def data_options(data: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """The options by which images were named and made, of a record's entry."""
+    source, made = data["source"], data["transform"]
+    classes = source.get("class_map", {}).get("classes")
+    return {
+        "--data": [place(data)],
+        "--data-root": [source["folder"]]
+        if "pairs" in made and place(data) == data["name"]
+        else [],
+        "--split": [data["split"]],
+        "--limit": [str(data["n"])],
+        **{f"--{name}": [str(made[name])] for name in TRANSFORM if made.get(name)},
+        "--classes": [classes] if classes else [],
+    }
+
+
+def place(data: Mapping[str, Any]) -> str:
+    """What `--data` was: a path, or a name on the shelf."""
+    return path_given(data.get("title", ""), data["source"] or {}) or str(data["name"])
 
 
 def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
@@ -82,5 +154,7 @@ def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
 
 
 def called(name: str, entry: Mapping[str, Any]) -> bool:
-    """Whether a protocol or data set is meant, by its name or the beginning of its digest."""
-    return name == entry["name"] or (len(name) >= 6 and str(entry["digest"]).startswith(name))
+    """Whether a protocol or data set is meant: by name, path, or the beginning of its digest."""
+    if name == entry["name"] or (len(name) >= 6 and str(entry["digest"]).startswith(name)):
+        return True
+    return "source" in entry and Path(name).absolute() == Path(place(entry)).absolute()

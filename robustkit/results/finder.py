@@ -7,23 +7,34 @@ A group is one network, or the networks of one method over seeds.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
-from robustkit.errors import InputError
-from robustkit.files import file_digest, is_file, shipped
+from robustkit.errors import InputError, RobustkitError
+from robustkit.files import canonical, file_digest, is_file, shipped
 from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
 from robustkit.results.folders import folder_digest
-from robustkit.results.metadata import same
+from robustkit.results.metadata import same, setting
 from robustkit.results.pattern import FIELD, Match, match_files
-from robustkit.results.records import NetworkRecords, Record, RecordQuery, open_record
+from robustkit.results.records import (
+    COMPUTED,
+    NETWORK,
+    NetworkRecords,
+    Record,
+    RecordQuery,
+    computed_by,
+    identity_of,
+    may_be_one,
+    open_record,
+)
 from robustkit.spec import TRAINED
 
 FEATURES = ("loss", "model", "trained_on", "label_noise", "data_fraction")
@@ -110,9 +121,7 @@ class Finder:
         return [one for one in found if one.path.is_file() or self._is_evaluated(one.path)]
 
     def _is_evaluated(self, folder: Path) -> bool:
-        if _plain(folder) in self._paths:
-            return True
-        return any(map(_matcher(str(folder)), (record.checkpoint for record in self.known)))
+        return _plain(folder) in self._paths or bool(_records_of(str(folder), self.known))
 
     def _one(self, name: str, fields: Mapping[str, str] = MappingProxyType({})) -> NetworkRecords:
         if name.endswith(".parquet"):
@@ -120,9 +129,8 @@ class Finder:
             self.check_attacker(name, records[0])
         else:
             self._check(name)
-            known = _matcher(name)
-            records = self._chosen([r for r in self.known if known(r.checkpoint)])
-        if len({record.identity for record in records}) > 1:
+            records = _of_the_latest_code(self._chosen(_records_of(name, self.known)))
+        if not may_be_one(records):
             raise InputError(
                 f"{name}: was evaluated with different architectures or preprocessing; name the "
                 f"record that is meant: {', '.join(str(record.source) for record in records)}"
@@ -160,8 +168,8 @@ class Finder:
         """Those attacked by way of the surrogate that is meant, if any is."""
         if self.query.surrogate is None:
             return [record for record in records if "surrogate" not in record.header]
-        meant = _matcher(self.query.surrogate)
-        return [r for r in records if "surrogate" in r.header and meant(r.header["surrogate"])]
+        transfers = [record for record in records if "surrogate" in record.header]
+        return _records_of(self.query.surrogate, transfers, "surrogate")
 
     @property
     def _attacker(self) -> str:
@@ -170,11 +178,12 @@ class Finder:
 
     def _not_evaluated(self, name: str, like: Record | None) -> str:
         """What to do, with the very command."""
-        was = any(_plain(name) == _plain(r.checkpoint["path"]) for r in self.known)
-        changed = was and not any(map(_matcher(name), (r.checkpoint for r in self.known)))
+        was = [r for r in self.known if _plain(name) == _plain(r.checkpoint["path"])]
+        changed = was and not _records_of(name, self.known)
+        last = max(was, key=lambda record: record.started).checkpoint if was else None
         state = "has changed since its evaluation" if changed else "has no such evaluation"
         header = like.header if like else None
-        run = evaluate_command(name, header, self.runs, self.query)
+        run = evaluate_command(name, header, self.runs, self.query, last)
         return f"{name}: {state} in {self.runs} ({self._attacker}); run: {run}"
 
 
@@ -184,11 +193,58 @@ def _located(name: str) -> Path:
     return inside if not os.path.exists(name) and is_file(inside) else Path(name)  # noqa: PTH110
 
 
-def _matcher(name: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Tells whether a header speaks of a checkpoint: by its bytes, or by its path if it is gone."""
-    if sha256 := _digest(_located(name)):
-        return lambda checkpoint: bool(checkpoint["sha256"] == sha256)
-    return lambda checkpoint: _plain(checkpoint["path"]) == _plain(name)
+def _records_of(name: str, records: Sequence[Record], part: str = "checkpoint") -> list[Record]:
+    """Those whose `part` is a checkpoint: by its bytes, its network, or its path if it is gone.
+
+    One network may stand in several files, and an evaluation of one answers for the others.
+    """
+    path = _located(name)
+    sha256 = _digest(path)
+    if sha256 is None:
+        return [r for r in records if _plain(r.header[part]["path"]) == _plain(name)]
+    own = [r for r in records if r.header[part]["sha256"] == sha256]
+    if not own:
+        known = _network_in(path, sha256)
+        return [r for r in records if known and _is_of(r.header[part], known)]
+    told = [r.header[part] for r in own if r.header[part].get("weights")]
+    weights, networks = {one["weights"] for one in told}, {identity_of(one) for one in told}
+    others = (r for r in records if r.header[part]["sha256"] != sha256)
+    near = (r for r in others if r.header[part].get("weights") in weights)
+    return [*own, *(r for r in near if identity_of(r.header[part]) in networks)]
+
+
+def _of_the_latest_code(records: list[Record]) -> list[Record]:
+    """Of a file whose user code was edited between evaluations, those of the code asked last."""
+    bare = {identity_of({**record.checkpoint, COMPUTED: None}) for record in records}
+    if may_be_one(records) or len(bare) > 1:
+        return records
+    last = max(records, key=lambda record: record.started).checkpoint.get(COMPUTED)
+    return [record for record in records if record.checkpoint.get(COMPUTED) == last]
+
+
+@lru_cache(maxsize=1024)
+def _network_in(path: Path, sha256: str) -> Mapping[str, Any]:
+    """What a checkpoint says of its network; nothing where it cannot be read.
+
+    All of its weights are read, so the bytes are asked first; their digest is here for the cache.
+    """
+    from robustkit.checkpoint import read_checkpoint  # here, since hardly any name needs it
+
+    with suppress(RobustkitError):
+        made = read_checkpoint(path)
+        known = {name: getattr(made, name) for name in NETWORK}
+        # what was recognised by shapes is a guess, and others may have been given
+        known |= {"model": None} if made.recognised else {}
+        return known | {COMPUTED: computed_by(made.identity, made.model)}
+    return {}
+
+
+def _is_of(entry: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a record's entry is of a network, as far as its checkpoint says what it is."""
+    said = {name: value for name, value in known.items() if value is not None}
+    if entry.get(COMPUTED) is None:  # an older record
+        said.pop(COMPUTED, None)
+    return all(canonical(entry.get(name)) == canonical(value) for name, value in said.items())
 
 
 def _digest(path: Path) -> str | None:
@@ -260,10 +316,10 @@ def features(
 ) -> list[dict[str, Any]]:
     """What is on record of each checkpoint by which methods are told apart.
 
-    Shares that are one setting are written as the smallest of them: of label noise the share that
-    came of it is on record, which may be another with every seed.
+    Shares that are one setting are written as the smallest of them: where of label noise only the
+    share is on record that came of it, it may be another with every seed.
     """
-    told = [{name: one[name] for name in names} for one in checkpoints]
+    told = [{name: setting(one, name) for name in names} for one in checkpoints]
     for name in {*names} & {*TRAINED}:
         shares = sorted({one[name] for one in told if one[name] is not None})
         exact = {share: Fraction(str(share)) for share in shares}
@@ -306,9 +362,22 @@ def named(groups: Sequence[NetworkGroup]) -> tuple[NetworkGroup, ...]:
     def name(group: NetworkGroup) -> str:
         if often[group.name] == 1:
             return group.name
-        return group.given if parts[group.given] == 1 else f"{group.name} ({group.given})"
+        if parts[group.given] == 1 or group.given == group.name:
+            return group.given
+        return f"{group.name} ({group.given})"
 
-    return tuple(replace(group, name=name(group)) for group in groups)
+    names = _numbered([name(group) for group in groups])
+    return tuple(replace(group, name=one) for group, one in zip(groups, names, strict=True))
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names, those that are there several times with a number."""
+    often = Counter(names)
+    found: list[str] = []
+    for place, name in enumerate(names):
+        number = names[:place].count(name) + 1
+        found.append(f"{name} ({number})" if often[name] > 1 else name)
+    return found
 
 
 def check_twice(groups: Sequence[NetworkGroup]) -> None:

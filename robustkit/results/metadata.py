@@ -25,6 +25,8 @@ NUMBER = re.compile(r"[-+]?[\d./]+(e[-+]?\d{1,3})?", re.IGNORECASE)
 """of an exponent that can be worked out"""
 ROUNDED = Fraction(1, 100)
 """of a share: names are rounded, and few images have no share exactly"""
+ASKED = "asked_label_noise"
+"""of a record's checkpoint: the rate that its training asked for, where another share came of it"""
 ITSELF, ASIDE = "the file itself", "its sidecar"
 
 
@@ -90,11 +92,37 @@ def training_settings(path: Path, sha256: str) -> Mapping[str, str]:
 
 def _asked_noise(said: Mapping[str, RecordedValue], extra: object) -> dict[str, RecordedValue]:
     """Label noise as it was asked for, which is the same whatever share the draws came to."""
-    asked = _text(_within(extra, "training", "data", "train", "noise", "rate"))
+    asked = asked_rate(extra)
     known = said.get("label_noise")
     return (
         {"label_noise": RecordedValue(asked, known.source, known.text)} if known and asked else {}
     )
+
+
+def asked_rate(extra: object) -> str | None:
+    """The rate of label noise that the training asked for which a checkpoint tells."""
+    return _text(_within(extra, "training", "data", "train", "noise", "rate"))
+
+
+def asked_share(extra: object, label_noise: float | None) -> float | None:
+    """The rate that was asked for, of which a checkpoint's label noise is what came of it.
+
+    None: it is that share, or is not known, or the checkpoint is said to have another share.
+    """
+    realised = _within(extra, "training", "data", "train", "noise", "realised")
+    asked = number(asked_rate(extra) or "")
+    share = None if asked is None else float(asked)
+    return share if label_noise is not None and label_noise == realised != share else None
+
+
+def setting(made: Mapping[str, Any], name: str) -> Any:
+    """What a record says of how its network was made; of label noise what was asked for.
+
+    The share that came of it may be another with every seed, and counts where nothing else is
+    known.
+    """
+    asked = made.get(ASKED) if name == "label_noise" else None
+    return made.get(name) if asked is None else asked
 
 
 def _all(facts: Mapping[str, Any], extra: object, source: str) -> dict[str, RecordedValue]:

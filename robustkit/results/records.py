@@ -1,6 +1,6 @@
 """Evaluations as they are on file, before anything is made of their rows. Needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from robustkit.files import canonical, digest
+from robustkit.models import names_code
 from robustkit.protocol import Norm, budget_key, parse_epsilon, search_of
 from robustkit.record import mean_passes, read_header, read_table
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 """the level at which nothing is attacked"""
 NETWORK = ("weights", "model", "mean", "std")
-"""networks of two records are the same one where these are"""
+"""networks of two records are the same one where these are, and `COMPUTED` where both have it"""
+COMPUTED = "network"
+"""of a record's checkpoint: digest of what is computed with the weights, where its name does not
+say that; "" where it could not be read, and older records have none"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,14 @@ class Record:
 
     @property
     def identity(self) -> str:
-        """Equal for equal networks, wherever their files stand."""
-        return identity_of(self.checkpoint)
+        """Equal for equal networks, wherever their files stand.
+
+        A record that does not tell its network is of one of its own.
+        """
+        made = self.checkpoint
+        if made.get("weights") and made.get(COMPUTED) != "":
+            return identity_of(made)
+        return str(self.source if isinstance(self.source, Path) else id(self.source))
 
     @property
     def low_precision(self) -> str:
@@ -154,7 +164,30 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
 
 def identity_of(checkpoint: Mapping[str, Any]) -> str:
     """Equal for equal networks, by what a record says of them."""
-    return canonical([checkpoint.get(key) for key in NETWORK])
+    known = [checkpoint.get(key) for key in NETWORK]
+    computed = checkpoint.get(COMPUTED)
+    return canonical([*known, computed] if computed else known)
+
+
+def may_be_one(records: Iterable[Record]) -> bool:
+    """Whether nothing on record says that the networks of some records are several."""
+    made = [record.checkpoint for record in records]
+    computed = {one.get(COMPUTED) for one in made} - {None, ""}
+    return len(computed) <= 1 and len({identity_of({**one, COMPUTED: None}) for one in made}) <= 1
+
+
+def computed_by(identity: Mapping[str, Any], model: str | None) -> str | None:
+    """What tells networks of equal weights apart: a graph's digest, or that of the user's own code.
+
+    None: the architecture's name does. The code of robustkit and of libraries is another with each
+    version, which makes no other network.
+
+    Args:
+        identity: of a checkpoint.
+        model: its architecture, as the checkpoint names it.
+    """
+    known = identity.get("graph") or (identity.get("code") if names_code(model or "") else None)
+    return None if known is None else str(known)
 
 
 def precision_of(header: Mapping[str, Any]) -> str:

@@ -65,9 +65,7 @@ def sides(
     """
     networks = [network for group in groups for network in group.networks]
     offered = [_offered(network, query, runs) for network in networks]
-    common = set(offered[0]).intersection(*offered)
-    newest = max((c.revision for c in common), default=0)
-    common = {c for c in common if c.revision == newest}
+    common = _newest(set(offered[0]).intersection(*offered))
     if not common:
         raise InputError(_different(networks, offered, query, runs))
     if len(common) > 1:
@@ -80,6 +78,15 @@ def sides(
     )
 
 
+def _newest(common: set[Condition]) -> set[Condition]:
+    """Without those of which a later revision is there, of the same attack on the same images."""
+    newest: dict[Condition, int] = {}
+    for one in common:
+        alike = one._replace(revision=0)
+        newest[alike] = max(newest.get(alike, 0), one.revision)
+    return {one for one in common if one.revision == newest[one._replace(revision=0)]}
+
+
 def _offered(network: NetworkRecords, query: RecordQuery, runs: Path) -> dict[Condition, Record]:
     """A network's records that fit what is asked, by condition.
 
@@ -88,7 +95,7 @@ def _offered(network: NetworkRecords, query: RecordQuery, runs: Path) -> dict[Co
     fitting = [record for record in network.records if not _misfit(record.header, query)]
     if not fitting:
         first = network.records[0].header
-        run = evaluate_command(_path(network), first, runs, query)
+        run = evaluate_command(_path(network), first, runs, query, first["checkpoint"])
         raise InputError(f"{network.name}: {_misfit(first, query)}; run: {run}")
     fitting.sort(key=lambda record: record.standing)
     return {condition(record.header, query.largest): record for record in fitting}
@@ -159,7 +166,8 @@ def _different(
     network, own = next((n, r) for n, r in pairs if usual not in r)
     nearest = min(own, key=lambda one: sum(x != y for x, y in zip(one, usual, strict=True)))
     how = difference(nearest, usual)
-    run = evaluate_command(_path(network), like.header, runs, query)
+    made = network.records[0].checkpoint
+    run = evaluate_command(_path(network), like.header, runs, query, made)
     clean = "compare --at clean, or " if nearest.data == usual.data else ""
     return (
         f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "

@@ -38,7 +38,9 @@ def over_seeds(correct: ArrayLike, *, level: float = 0.95) -> Estimate:
     Raises:
         InputError: anything but booleans of that shape.
     """
-    x = booleans(np.atleast_2d(np.asarray(correct)), "correct", "SN")
+    given = np.atleast_2d(np.asarray(correct))
+    # Wilson's interval takes one image, where a spread over images takes two
+    x = booleans(given, "correct", "SN", fewest=1 if len(given) == 1 else 2)
     S, N = x.shape
     if S == 1:
         one = proportion(int(x.sum()), N, "wilson", level)

@@ -95,11 +95,11 @@ def with_pseudo_images(x: NDArray[Any], *values: int) -> NDArray[Any]:
     return np.concatenate([x, extra], axis=-1)
 
 
-def booleans(values: ArrayLike, what: str, shape: str) -> Booleans:
+def booleans(values: ArrayLike, what: str, shape: str, fewest: int = 2) -> Booleans:
     """An array of right and wrong whose axes `shape` names, "SN" for seeds × images.
 
     Raises:
-        InputError: another number of axes, another dtype, or an empty axis.
+        InputError: another number of axes, another dtype, an empty axis, or fewer images.
     """
     x = np.asarray(values)
     if x.dtype != np.bool_ or x.ndim != len(shape) or not x.size:
@@ -107,7 +107,7 @@ def booleans(values: ArrayLike, what: str, shape: str) -> Booleans:
         raise InputError(
             f"{what}: expected booleans, {want}, none of them 0; found {x.dtype} {x.shape}"
         )
-    if x.shape[-1] < 2:
+    if x.shape[-1] < fewest:
         raise InputError(f"{what}: one image has no spread; give at least two")
     return x
 

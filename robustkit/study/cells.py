@@ -18,6 +18,7 @@ from robustkit.data.noise import LabelNoise
 from robustkit.data.subset import held_out_doubles, prepare_training_data, size
 from robustkit.errors import InputError
 from robustkit.keys import CellTestKey, short
+from robustkit.parsing import in_percent
 from robustkit.protocol import Norm
 from robustkit.spec import (
     CHOSEN,
@@ -54,6 +55,19 @@ class Cell:
     def key(self) -> str:
         """The digest of what was asked, which names its files."""
         return short(self.asked)
+
+
+def in_words(cell: Cell) -> str:
+    """A cell for reading."""
+    noise, share = cell.context
+    parts = [cell.method]
+    if noise != "0":
+        parts.append(f"{in_percent(float(Fraction(noise)), 0)} label noise")
+    if share != "1":
+        parts.append(f"{float(Fraction(share)):.4g} of the data")
+    if "recipe" in cell.asked:  # made elsewhere, there was no choice
+        parts.append(f"configuration {cell.configuration + 1}")
+    return ", ".join([*parts, f"seed {cell.seed}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +354,12 @@ class Planner:
         """The network that an attack works on, where it is not the attacked itself."""
         seed = self.tuning.seed
         return [] if not analysis.surrogate or seed is None else [(analysis.surrogate, where, seed)]
+
+    def timed(self, analysis: Analysis) -> list[Cell]:
+        """The trainings whose steps are timed: each method's first configuration and seed."""
+        where = Context(analysis.label_noise, analysis.data_fraction)
+        names = analysis.methods or tuple(self.methods)
+        return [self.cell(name, where, 0, self.trained.seeds[0]) for name in names]
 
     def cell(self, method: str, where: Context, configuration: int, seed: int) -> Cell:
         """The training of a method's configuration."""

@@ -122,7 +122,8 @@ class ExternalPlanner:
                 wanted.append(CellRequirement(analysis.name, *place, cell.key, test.key))
         notes = tuple(self._notes())
         if notes and not wanted:
-            raise InputError(f"{self.spec.pattern}: nothing to compare: {notes[0]}")
+            given = self.spec.pattern or f"{self.study.where}: [checkpoints] names"
+            raise InputError(f"{given}: nothing to compare: {notes[0]}")
         return Plan(cells, tests, tuple(wanted), (), {}, {}, notes=notes)
 
     def named(self) -> dict[str, str | None]:
@@ -175,31 +176,43 @@ class ExternalPlanner:
 
     def _of(self, analysis: Analysis) -> list[ExternalNetwork]:
         """The networks that an analysis compares: alike in what is not its factor."""
+        asked = [network for network in self.networks if self._asked(network, analysis)]
         if _has_level(analysis):
-            for network in self.networks:
+            for network in asked:
                 if network.of(analysis.factor) is None:
                     raise InputError(_unknown(network, analysis.factor))
-        return [network for network in self.networks if not _differs(network, analysis)]
+        return [network for network in asked if not _differs(network, analysis)]
+
+    def _asked(self, network: ExternalNetwork, analysis: Analysis) -> bool:
+        """Whether an analysis names the method and the seed, where it names any."""
+        methods, seeds = analysis.methods, analysis.seeds
+        return (not methods or self._method(network) in methods) and (
+            not seeds or self._seed(network) in seeds
+        )
 
     def _notes(self) -> Iterator[str]:
         """Which networks are left out of analyses, and why."""
         left_out: dict[str, list[str]] = {}
         for analysis in self._analyses():
-            if reason := self._left_out(analysis):
+            for reason in self._left_out(analysis):
                 left_out.setdefault(reason, []).append(analysis.name)
         for reason, names in left_out.items():
             which = "the analysis" if len(names) == 1 else "the analyses"
             yield f"Not in {which} {listed(names)}: {reason}."
 
-    def _left_out(self, analysis: Analysis) -> str:
-        differing = [names for one in self.networks if (names := _differs(one, analysis))]
+    def _left_out(self, analysis: Analysis) -> Iterator[str]:
+        every = counted(len(self.networks), "network")
+        asked = [network for network in self.networks if self._asked(network, analysis)]
+        if others := len(self.networks) - len(asked):
+            yield f"{others} of {every}, of other methods or seeds than are named there"
+        differing = [names for one in asked if (names := _differs(one, analysis))]
         reasons = [
             f"{OTHER[name]} than {getattr(analysis, name)}"
             for name in TRAINED
             if any(name in names for names in differing)
         ]
-        count = f"{len(differing)} of {counted(len(self.networks), 'network')}"
-        return f"{count}, trained with {' or '.join(reasons)}" if differing else ""
+        if differing:
+            yield f"{len(differing)} of {every}, trained with {' or '.join(reasons)}"
 
     def _cell(self, network: ExternalNetwork) -> Cell:
         where = Context(*(network.of(name) or PLACES[name] for name in TRAINED))

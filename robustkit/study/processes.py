@@ -13,7 +13,7 @@ from typing import NamedTuple
 from robustkit.errors import Hindered, InputError
 from robustkit.parallel.crew import LOST, Tries
 from robustkit.parallel.processes import end_with, without_script
-from robustkit.study.run import in_words
+from robustkit.study.cells import in_words
 from robustkit.study.work import Job, WorkerConfig, carry_out
 
 

@@ -23,6 +23,7 @@ from filelock import FileLock
 from robustkit.checkpoint import named
 from robustkit.errors import InputError, RobustkitError
 from robustkit.parallel.cluster import PAUSE, SAME, Cluster, connected
+from robustkit.study.cells import in_words
 from robustkit.study.exchange import (
     Exchange,
     files,
@@ -33,7 +34,6 @@ from robustkit.study.exchange import (
     surrogates,
 )
 from robustkit.study.processes import Left, WorkerLoss
-from robustkit.study.run import in_words
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import check_user_files
 from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached

@@ -16,32 +16,39 @@ def regrets(
 ) -> Iterable[Regret]:
     """The best configuration's clean held-out accuracy minus the chosen one's, by method and level.
 
-    Those that were dropped are not among them. Where networks are stopped at the best pass, the
-    best of all configurations and kept passes counts.
+    Those that were dropped, or failed at one of the levels that decide together, are not among
+    them. Where networks are stopped at the best pass, the best of all configurations and kept
+    passes counts.
     """
     tuning = study.tuning or Tuning()
-    groups: dict[Chooser, list[Candidate]] = defaultdict(list)
+    groups: dict[Chooser, dict[int, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for one in tried:
-        cell = done.get(one.cell)
-        if one.cell not in plan.get("dropped", {}) and cell and cell["status"] == "done":
-            where = None if tuning.at else one.context
-            groups[Chooser(one.method, where, one.seed)].append(one)
+        if one.cell not in plan.get("dropped", {}):
+            who = Chooser(one.method, None if tuning.at else one.context, one.seed)
+            groups[who][one.configuration].append(one)
     found: dict[tuple[str, str, Chosen], dict[int, float]] = defaultdict(dict)
     kinds: list[Chosen] = ["end"]
     if any(analysis.passes == CHOSEN for analysis in study.analyses):
         kinds.append("stopped")
-    for who, ones in groups.items():
+    for who, every in groups.items():
+        whole = [ones for ones in every.values() if all(_is_done(one, done) for one in ones)]
+        ones = [one for each in whole for one in each]
         # a training from before regret was kept has no accuracy by clean labels
         if any("held_out_clean" not in (done[one.cell] or {}) for one in ones):
             continue
         level = _level(who.context, tuning)
         for kind in kinds:
-            if (number := _chosen(plan, ones[0], who, kind, tuning)) is not None:
+            number = _chosen(plan, ones[0], who, kind, tuning) if ones else None
+            if number is not None and any(one.configuration == number for one in ones):
                 best, taken = _accuracies(ones, number, kind, tuning.recorded_score, done)
                 found[who.method, level, kind][who.seed] = best - taken
     for (method, level, kind), each in found.items():
         seeds = tuple(sorted(each))
         yield Regret(method, level, kind, seeds, tuple(each[seed] for seed in seeds))
+
+
+def _is_done(one: Candidate, done: Cells) -> bool:
+    return (done.get(one.cell) or {}).get("status") == "done"
 
 
 def _level(where: Context | None, tuning: Tuning) -> str:

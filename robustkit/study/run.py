@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,20 +12,19 @@ from robustkit.analysis.registration import RULES
 from robustkit.data import Dataset, load_dataset
 from robustkit.errors import InputError
 from robustkit.keys import StepTimesKey
-from robustkit.parsing import in_percent
-from robustkit.spec import Analysis, Study, Tuning
+from robustkit.spec import Study, Tuning
 from robustkit.spec.amendments import differences, edited, reworded
-from robustkit.study.cells import Cell, Plan, Planner, Test
+from robustkit.study.cells import Cell, Plan, Planner, Test, in_words
 from robustkit.study.checks import check, check_unseen, locate_errors
 from robustkit.study.exchange import network
 from robustkit.study.external import ExternalPlanner
 from robustkit.study.selection import Context, Scores, best_score, score_at
 from robustkit.study.store import StudyStore
 from robustkit.study.user_files import described_files
-from robustkit.study.work import Job, WorkerConfig, load_cached, time_steps
+from robustkit.study.work import TIMING, Job, WorkerConfig, load_cached, time_steps
 
-WARM, ROUNDS, STEPS = 10, 15, 10
-"""of timing: updates before, rounds, updates a round"""
+ROUNDS, STEPS = 15, 10
+"""of timing: rounds, updates a round and before the first"""
 TOLD = 3
 """changes of a study's file that a message names"""
 
@@ -163,6 +161,10 @@ class Run:
                 planned: then nothing is written down.
         """
         self.planner.plan()
+        self._put_down()
+        self._untimed()
+
+    def _put_down(self) -> None:
         changes = {section: dict(keys) for section, keys in self.changes.items()}
         now = {"digest": self.study.digest, "file": self.study.text, "changes": changes}
         now |= {"user_files": self.named(), "rules": list(RULES)}
@@ -315,21 +317,29 @@ class Run:
                 plan = self.plan()
                 break  # time is up
         self.store.keep_plan(plan)
-        for analysis in self.study.analyses:
-            if analysis.factor == "cost" and isinstance(self.planner, Planner):
-                self._time(analysis, self.planner)
+        for name, (key, cells) in self._untimed().items():
+            self._time(name, key, cells)
         return plan
 
-    def _time(self, analysis: Analysis, planner: Planner) -> None:
-        """Time a step of each method, with its first configuration and seed."""
-        where = Context(analysis.label_noise, analysis.data_fraction)
-        names = analysis.methods or tuple(planner.methods)
-        cells = [planner.cell(name, where, 0, planner.trained.seeds[0]) for name in names]
+    def _untimed(self) -> dict[str, tuple[str, list[Cell]]]:
+        """By analysis of cost: what is to be timed, with its key.
+
+        Other times are forgotten: whoever judges them would not see that they are of what was
+        asked before.
+        """
+        found, planner = {}, self.planner
         device = self.options.device.partition(":")[0]
-        key = StepTimesKey(cells=[cell.asked for cell in cells], device=device).digest
-        cached = self.store.cost(analysis.name)
-        if cached is not None and cached["asked"] == key:
-            return
+        for one in self.study.analyses:
+            if one.factor == "cost" and isinstance(planner, Planner):
+                cells = planner.timed(one)
+                asked = [cell.asked for cell in cells]
+                key = StepTimesKey(cells=asked, device=device, revision=TIMING).digest
+                if (self.store.cost(one.name) or {}).get("asked") != key:
+                    self.store.forget("cost", one.name)
+                    found[one.name] = key, cells
+        return found
+
+    def _time(self, name: str, key: str, cells: Sequence[Cell]) -> None:
         threads = machine.threads()
         alone = WorkerConfig(
             self.store.folder, self.options.data_root, self.options.device, threads
@@ -337,7 +347,7 @@ class Run:
         seconds = time_steps(cells, alone, ROUNDS, STEPS)
         self.store.keep(
             "cost",
-            analysis.name,
+            name,
             {"asked": key, "seconds": seconds, "threads": threads, "steps": STEPS},
         )
 
@@ -429,19 +439,6 @@ def _why_failed(store: StudyStore, key: str, tests: Sequence[Test]) -> str:
             by = f" in {test.norm}" if test.norm else ""
             return f"evaluation by {test.protocol}{by}: {result['reason']}"
     return ""
-
-
-def in_words(cell: Cell) -> str:
-    """A cell for reading."""
-    noise, share = cell.context
-    parts = [cell.method]
-    if noise != "0":
-        parts.append(f"{in_percent(float(Fraction(noise)), 0)} label noise")
-    if share != "1":
-        parts.append(f"{float(Fraction(share)):.4g} of the data")
-    if "recipe" in cell.asked:  # made elsewhere, there was no choice
-        parts.append(f"configuration {cell.configuration + 1}")
-    return ", ".join([*parts, f"seed {cell.seed}"])
 
 
 def worker_config(run: Run) -> WorkerConfig:

@@ -132,6 +132,23 @@ class StudyStore:
         write_atomic(self.folder / "study.json", _pretty(request))
 
 
+@dataclass(frozen=True, slots=True)
+class RetriedStore(StudyStore):
+    """The same folder as it would be without what failed, which stays; to plan with."""
+
+    def cell(self, key: str) -> dict[str, Any] | None:
+        """What a training came to; None: not yet, or it failed."""
+        return _unless_failed(StudyStore.cell(self, key))
+
+    def test(self, key: str) -> dict[str, Any] | None:
+        """What an evaluation came to; None: not yet, or it failed."""
+        return _unless_failed(StudyStore.test(self, key))
+
+
+def _unless_failed(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if result is None or result["status"] == "failed" else result
+
+
 def _pretty(value: dict[str, Any]) -> bytes:
     return (json.dumps(sealed(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 

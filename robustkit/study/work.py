@@ -369,6 +369,9 @@ def _evaluate(test: Test, cell: Cell, store: StudyStore, config: WorkerConfig) -
 
 # --- the times of training steps ------------------------------------------------------------------
 
+TIMING = 2
+"""revision of how steps are timed: times of an earlier one are taken anew"""
+
 
 def time_steps(
     cells: Sequence[Cell], config: WorkerConfig, rounds: int, steps: int
