@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -13,15 +14,17 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from helpers.audits import full
 from helpers.defences import Before, Detached, Noisy, Rounded
 from helpers.evaluations import evaluation as rows_of
 
+import robustkit.calls.audit as calls
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.auditing import counts
 from robustkit.auditing import plan as plans
 from robustkit.auditing.adaptive import TITLES
-from robustkit.auditing.adaptive_stage import attack_rest
+from robustkit.auditing.adaptive_stage import AdaptiveSuccess, add_adaptive, attack_rest
 from robustkit.auditing.branching import branch
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.context import AuditContext, Effort
@@ -30,18 +33,23 @@ from robustkit.auditing.policy import parse_policy
 from robustkit.auditing.request import TrainingImages
 from robustkit.auditing.run import AuditRequest, run_audit
 from robustkit.auditing.stages import (
+    BLACK_BOX,
     AttackedImages,
     StageSettings,
     ThreatModel,
+    _StageRunner,
     plain_protocol,
     run_stages,
 )
 from robustkit.auditing.verdict import parse_claim
+from robustkit.calls.given import ImageOptions
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
 from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import EvaluationFailed, InputError, RecordError, UnknownName
-from robustkit.files import shipped
+from robustkit.evaluation.model import SeenImages
+from robustkit.evaluation.verification import RULE
+from robustkit.files import canonical, shipped
 from robustkit.protocol import parse_epsilon
 from robustkit.reporting.audit import audit_schema, read_audit, write
 from robustkit.seals import sealed
@@ -278,6 +286,52 @@ def test_stages_only_add_successes_and_the_first_to_fool_an_image_has_it(images)
     assert min(new.values()) > 0
 
 
+def test_what_was_fooled_before_makes_no_stage_of_adaptive_attacks(images):
+    attacked = nothing_fooled(images)
+    attacked.fooled["0.2"][3] = True
+    again = {images.ids[3]: AdaptiveSuccess("silent-success", 1)}
+    add_adaptive(attacked, again, tried=False)
+    assert attacked.stages == []
+    add_adaptive(
+        attacked, again | {images.ids[5]: AdaptiveSuccess("silent-success", 1)}, tried=False
+    )
+    (stage,) = attacked.stages
+    assert (stage.first, stage.found_by) == (1, {"silent-success": 1})
+
+
+@pytest.mark.parametrize(
+    ("limit", "first", "taken"),
+    [(None, 0, None), (None, 500, 500), (20, 0, 20), (20, 500, 20), (900, 500, 500)],
+)
+def test_published_corruptions_are_no_more_images_than_were_asked_for(
+    monkeypatch, limit, first, taken
+):
+    asked = []
+    monkeypatch.setattr("robustkit.calls.audit.corruption_splits", lambda *_: ["fog-1", "fog-2"])
+    monkeypatch.setattr(ImageOptions, "load", lambda self, model: asked.append(self))
+    for level in calls._published("folder", ImageOptions(data="mnist5k", limit=limit), None, first):
+        level()
+    assert [(one.split, one.limit) for one in asked] == [("fog-1", taken), ("fog-2", taken)]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_what_no_verdict_can_come_of_is_said_before_any_work(
+    images, tmp_path, monkeypatch, capsys, norm
+):
+    plan = tmp_path / "own.toml"
+    plan.write_text(PLAN.replace("required  = false", "required  = true"))
+
+    def audited(request, settings):
+        assert ("hopskipjump, which has no l1 version" in capsys.readouterr().err) == (norm == "l1")
+        return full()
+
+    monkeypatch.setattr(calls, "run_audit", audited)
+    monkeypatch.setattr(calls, "write", lambda *_: None)
+    where = {"budget": str(plan), "norm": norm, "epsilon": "5", "out": tmp_path, "progress": True}
+    found = calls.audit("lenet5-mnist5k", images, **where)
+    assert any("which has no l1 version" in text for text in found.warnings) == (norm == "l1")
+
+
 def test_an_image_certified_where_it_was_fooled_ends_the_audit(images):
     attacked = nothing_fooled(images)
     attacked.fooled["0.2"][3], attacked.by[3] = True, "pgd"
@@ -495,7 +549,12 @@ def test_nothing_is_done_twice_but_what_could_not_be_examined_is_tried_again(aud
     again = run_audit(asked, settings_in(folder, parts))
     tried = [p.removeprefix("indicator: ") for p in parts if p.startswith("indicator: ")]
     assert tried == [i.name for i in audit.indicators if not i.examined]
-    nobody_gave = {"training-overlap", "transfer-beats-direct", "noise-beats-gradient"}
+    nobody_gave = {
+        "clean-accuracy",
+        "training-overlap",
+        "transfer-beats-direct",
+        "noise-beats-gradient",
+    }
     assert {i.name for i in audit.indicators if i.status == "not applicable"} == nobody_gave
     assert set(tried) == nobody_gave
     assert again.verdict == audit.verdict
@@ -576,12 +635,36 @@ def test_training_images_are_looked_for_again_until_they_are_there_and_when_they
     write(1)
     assert overlap().value == 1 / 4
     assert [p for p in parts if p.startswith("indicator: ")] == [
+        "indicator: clean-accuracy",
         "indicator: training-overlap",
         "indicator: transfer-beats-direct",
         "indicator: noise-beats-gradient",
     ], "no other indicator asks for training images"
     path.unlink()
     assert overlap().status == "not applicable"
+
+
+@pytest.mark.thorough
+def test_accuracy_on_record_is_held_beside_that_of_as_many_images_as_it_is_of(images, tmp_path):
+    plan, parts = tmp_path / "plan.toml", []
+    plan.write_text(ATTACKS_ALONE.replace("indicators = 1", "indicators = 12"))
+    known = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
+
+    def asked(count, name="mnist5k", recorded=0.1):
+        parts.clear()
+        told = SeenImages(name, "train", "another", count)
+        header = {**known.header, "recorded_accuracy": recorded}
+        model = replace(known, header=header, trained_on=told)
+        audit = run_audit(request_for(plan, images, model=model), settings_in(tmp_path, parts))
+        return next(i for i in audit.indicators if i.name == "clean-accuracy")
+
+    assert asked(None).status == "not applicable"
+    assert asked(400, "mnist").status == "not applicable"
+    assert asked(400).status == "unresolved"
+    assert "10.0\u00a0% of 400 held-out ones is on record" in asked(400).evidence
+    assert not any(part.startswith("indicator: clean") for part in parts)
+    assert asked(2).status == "passed"  # what so few say accuses nobody
+    assert [part for part in parts if "accuracy" in part] == ["indicator: clean-accuracy"]
 
 
 def test_claims_are_judged_whatever_was_asked(plan, images, audited, tmp_path):
@@ -785,6 +868,96 @@ def test_a_norm_that_a_stage_lacks_is_skipped_and_said(images, tmp_path):
     assert audit.verdict.word == "not established"
 
 
+@pytest.mark.parametrize("norm", protocols.NORMS)
+@pytest.mark.parametrize("name", plans.plan_names())
+def test_a_shipped_plan_requires_nothing_that_a_norm_cannot_have(name, norm):
+    plan = plans.load_plan(name)
+    needed = [s for s in plan.stages if s.meant(norm) and s.required_in(norm)]
+    assert all(norm in protocols.norms_of(spec.attack) for spec in needed)
+    assert plans.out_of_reach(plan, norm) == []
+    # nothing is weaker for it: of any network, and of one that draws at random, on averages
+    attacks = [protocols.load_protocol(s.attack, s.set, norm).attacks for s in needed]
+    found = {kind: [a for own in attacks for a in own if isinstance(a, kind)] for kind in GRADIENT}
+    blind = [a for own in attacks for a in own if isinstance(a, BLACK_BOX)]
+    if norm != "patch":
+        assert blind
+    if norm in protocols.BALLS:
+        averaged = {a.loss for a in found[protocols.APGD] if a.eot > 1}
+        assert {"cross-entropy", "dlr"} <= averaged
+        assert any(spec.random for spec in needed)
+    elif norm != "spatial":
+        assert any(found.values())
+
+
+GRADIENT = (protocols.APGD, protocols.PGD, protocols.SparsePGD, protocols.Patch)
+
+
+def skipped(spec, norm, images):
+    """The stage that a plan's stage leaves where the norm has no such attack."""
+    attacked = replace(nothing_fooled(images), threat=ThreatModel(norm, *JUDGED))
+    _StageRunner(None, attacked.threat, None, attacked, ()).protocol(spec, 1)
+    return attacked
+
+
+JUDGED = (parse_epsilon("0.2"), (parse_epsilon("0.1"), parse_epsilon("0.2")), 0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "family", "kind"),
+    [
+        ("noise", "l1", "floor", "random"),
+        ("hopskipjump", "l1", "black box", "black"),
+        ("boundary", "linf", "black box", "black"),
+        ("autoattack-plus", "l1", "white box", "black"),
+        ("mifgsm", "l2", "white box", "black"),
+    ],
+)
+def test_what_a_norm_cannot_have_is_said_and_required_unless_the_plan_knows(
+    images, attack, norm, family, kind
+):
+    spec = plans.StageSpec(attack, "judged", required=True)
+    attacked = skipped(spec, norm, images)
+    (stage,) = attacked.stages
+    assert (stage.status, stage.reason) == ("skipped", f"it has no {norm} version")
+    assert (stage.family, stage.required) == (family, True)
+    # nobody asked for it in this norm, so that an indicator that needs it does not apply
+    assert kind not in counts.missing(attacked)
+    has = protocols.norms_of(attack)
+    plan = replace(plans.load_plan("quick"), name="own", stages=(spec,))
+    assert plans.out_of_reach(plan, norm) == [
+        f"the plan own requires {attack}, which has no {norm} version: no claim will be called "
+        f"believable; where another stage does its work in {norm}, give it norms = "
+        f"{json.dumps(has)}"
+    ]
+    knowing = replace(spec, norms=has)
+    (stage,) = skipped(knowing, norm, images).stages
+    assert (stage.status, stage.required) == ("skipped", False)
+    assert plans.out_of_reach(replace(plan, stages=(knowing,)), norm) == []
+    # where it has the norm and the plan does not want it there, there is nothing to say
+    assert not replace(spec, norms=has[1:] or (norm,)).meant(has[0])
+
+
+@pytest.mark.thorough
+def test_a_network_that_draws_at_random_meets_averages_in_every_norm(images, tmp_path):
+    stages = plans.load_plan("quick").stages
+    for norm, epsilon, name in (("linf", "0.1", "autoattack-rand"), ("l1", "5", "losses")):
+        # as the plan has them, in fewer steps
+        own = [replace(s, set=(*s.set, "eot=2", "steps=12")) for s in stages if s.random]
+        plan = tmp_path / "plan.toml"
+        plan.write_text(PLAN)
+        request = request_for(plan, images.take(range(2)), norm=norm, judged=epsilon)
+        request = replace(request, plan=replace(request.plan, stages=tuple(own)))
+        noisy = Before(Noisy(), read_checkpoint("lenet5-mnist5k").load())
+        model = evaluation.from_module(noisy, "noisy")
+        attacked = run_stages(
+            model, request.data, request.threat, request.plan, settings_in(tmp_path)
+        )
+        ran = [s for s in attacked.stages if s.status == "complete"]
+        assert ran
+        assert all(s.name.startswith(name) and s.required for s in ran)
+        assert all(not s.required for s in attacked.stages if s.status != "complete")
+
+
 @pytest.mark.parametrize("name", plans.plan_names())
 def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     plan = plans.load_plan(name)
@@ -792,6 +965,9 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
     for spec in plan.stages:
         for norm in protocols.norms_of(spec.attack):
             assert protocols.load_protocol(spec.attack, spec.set, norm).norm == norm
+
+
+STAGE = '[[stage]]\nattack = "pgd"\nrequired = true\n\n[[stage]]\nrequired = true'
 
 
 @pytest.mark.parametrize(
@@ -805,6 +981,20 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
         ("delta = 5.0", "delta must lie between 0 and 1, 0.05 for 5 points, got 5"),
         ('[[stage]]\nattack = {linf = "pgd"}\nrequired = true', "expected str"),
         ('[[stage]]\nattack = "pgd"\nrequired = true\nbudgets = "some"', "budgets"),
+        (
+            f'{STAGE}\nattack = "pgd"\n[thresholds]\nunbouned = 0',
+            r"\[thresholds\]: .*did you mean 'unbounded'",
+        ),
+        (
+            f'{STAGE}\nattack = "pgd"\n[thresholds]\nhalf = "much"',
+            r"\[thresholds\]: half: expected",
+        ),
+        (f'{STAGE}\nattack = "autoatack"', r"\[\[stage\]\] 2: .*did you mean 'autoattack'"),
+        (f'{STAGE}\nattack = "square"\nset = ["querys=9"]', r"\[\[stage\]\] 2: .*quer"),
+        (f'{STAGE}\nattack = "square"\nset = ["queries=x"]', r"\[\[stage\]\] 2: .*queries"),
+        (f'{STAGE}\nattack = "losses"\nset = ["larger_first=true", "steps=9"]', "at least 10"),
+        (f'{STAGE}\nattack = "pgd"\nnorms = ["l3"]', r"2: norms: unknown norm 'l3'"),
+        (f'{STAGE}\nattack = "mifgsm"\nnorms = ["l2"]', r"\[\[stage\]\] 2: .*l2"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
@@ -823,6 +1013,23 @@ def test_a_plan_that_makes_no_sense_is_one_line(tmp_path, change, message):
     assert "\n" not in str(caught.value)
     with pytest.raises(UnknownName, match="standard"):
         plans.load_plan("standart")
+
+
+@pytest.mark.parametrize(("norms", "refused"), [("", False), ('norms = ["l1"]', True)])
+def test_what_changes_one_norms_attack_concerns_that_norm_alone(tmp_path, norms, refused):
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'title = "own"\nnorm = ["linf", "l1"]\n'
+        '[[linf.attack]]\nkind = "pgd"\n[[l1.attack]]\nkind = "apgd"\n'
+    )
+    plan = tmp_path / "p.toml"
+    plan.write_text(
+        'title = "x"\nimages = 1\ndelta = 0.05\nindicators = 1\ncertified = 1\n'
+        f'multiplications = 0\ncorrupted = 1\n[[stage]]\nattack = "{own}"\nrequired = true\n'
+        f'set = ["pgd.steps=9"]\n{norms}\n'
+    )
+    with pytest.raises(InputError, match="pgd") if refused else nullcontext():
+        plans.load_plan(str(plan))
 
 
 def command(*arguments):
@@ -928,3 +1135,20 @@ def test_an_edited_audit_is_refused_and_one_of_an_earlier_version_is_read(audite
     del table["content_digest"]
     path.write_text(json.dumps(table))
     assert read_audit(path).budget == "tiny"
+
+
+def test_the_schema_has_all_that_is_recorded_of_a_network():
+    noise = {"training": {"data": {"train": {"noise": {"rate": "0.2", "realised": 0.19}}}}}
+    known = {"weights_key": "ema", "label_noise": 0.19, "extra": noise}
+    checkpoint = replace(read_checkpoint("lenet5-mnist5k"), **known)
+    unreadable = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    unreadable.held = object()
+    models = [
+        evaluation.from_checkpoint(checkpoint, image_by_image=True),
+        evaluation.from_module(unreadable, None, image_by_image=True),
+    ]
+    schema = {"$defs": audit_schema()["$defs"], "$ref": "#/$defs/checkpoint"}
+    for model in models:
+        jsonschema.validate(json.loads(canonical(model.header | RULE)), schema)
+    assert {"weights_key", "image_by_image", "asked_label_noise"} <= models[0].header.keys()
+    assert "network" in models[1].header

@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,15 +33,22 @@ import robustkit
 from robustkit import protocol as protocols
 from robustkit.attacks.library import seeded
 from robustkit.auditing import adaptive, thresholds
-from robustkit.auditing.ascent import GradientView, averaged_gradient, run_ascent
+from robustkit.auditing.ascent import (
+    GradientView,
+    LossTrajectory,
+    averaged_gradient,
+    run_ascent,
+)
 from robustkit.auditing.context import AuditContext, Effort
 from robustkit.auditing.indicators import INDICATORS, settled
 from robustkit.auditing.indicators import run as indicators_run
 from robustkit.auditing.indicators.run import run_indicators
 from robustkit.auditing.straight_through import blocked, straight_through
+from robustkit.auditing.trained import all_seen
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import InputError, UnknownName
+from robustkit.evaluation.model import SeenImages
 from robustkit.models.lenet5 import LeNet5
 from robustkit.protocol import FGSM, PGD
 
@@ -350,13 +358,69 @@ def test_unstable_predictions_count_relative_changes():
 
 
 def test_recorded_accuracy_by_an_exact_test():
-    from scipy.stats import binomtest
+    """Fisher's: given how many of both samples are right, how many of one are is hypergeometric."""
+    from scipy.stats import hypergeom
 
-    context = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.8)
+    context = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.8, recorded_images=50)
     value, fired = seen(context, "clean-accuracy")
-    assert value == pytest.approx(binomtest(20, 20, 0.8).pvalue)
+    chances = hypergeom(70, 60, 20).pmf(np.arange(21))
+    assert value == pytest.approx(chances[chances <= chances[20] * (1 + 1e-9)].sum())
     assert not fired
     assert seen(replace(context, recorded_accuracy=0.6), "clean-accuracy")[1]
+
+
+@pytest.mark.parametrize("images", [None, 0])
+def test_an_accuracy_of_nobody_knows_how_many_images_accuses_nobody(images):
+    context = bare(Answers([1.0, 0.0]), n=20, recorded_accuracy=0.1, recorded_images=images)
+    result = only(context, "clean-accuracy")[0]["clean-accuracy"]
+    assert result.status == "not applicable"
+    assert "10.0\u00a0% is on record" in result.evidence
+
+
+@pytest.mark.parametrize("truth", [0.8, 0.97])
+def test_a_sound_network_is_accused_in_one_of_a_hundred_audits_at_most(truth):
+    """What is on record is a sample's accuracy, too, as is the one that is found."""
+    rng, n, held_out, draws = np.random.default_rng(0), 200, 400, 150
+    context = bare(Answers([1.0, 0.0]), n=n, recorded_images=held_out)
+    accused = 0
+    for _ in range(draws):
+        right = torch.arange(n) < int(rng.binomial(n, truth))
+        recorded = rng.binomial(held_out, truth) / held_out
+        asked = replace(context, clean_right=right, recorded_accuracy=recorded)
+        accused += INDICATORS[0].look(asked, 0.01).value < 0.01
+    assert accused <= 4  # more would come in one of a hundred such tests
+    assert INDICATORS[0].name == "clean-accuracy"
+
+
+def test_images_that_the_record_says_were_trained_on_are_all_seen():
+    """Their ids may not be to be had, or not be those of the split that was trained on."""
+    for ids in (None, frozenset({"9:0"})):
+        context = bare(Answers([1.0, 0.0]), n=4, training_ids=lambda ids=ids: ids, all_seen=True)
+        result = only(context, "training-overlap")[0]["training-overlap"]
+        assert (result.status, result.value, result.after) == ("unresolved", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "digest", "stem", "whole", "seen_all"),
+    [
+        ("mnist", "train", "d", "mnist", "", False),
+        ("mnist5k", "test", "d", "mnist5k", "mnist", True),  # these very images
+        ("images", "all", "d", "images", "", False),  # a name that others have, too
+        ("images", "all", "own", "images", "", True),
+        ("mnist", "train", "d", "mnist", "mnist", True),  # a set that has all of these
+        (None, "", "", "mnist", "mnist", True),  # another program's record
+        (None, "", "", "mnist5k", "mnist", False),
+        (None, "", "", None, "mnist", False),
+        (None, "", "", None, None, False),
+    ],
+)
+def test_what_a_record_says_of_the_audited_images(name, split, digest, stem, whole, seen_all):
+    images = replace(load_dataset("mnist5k", limit=2), source={"all_training_images_of": whole})
+    own = images.digest if digest == "own" else digest
+    told = None if name is None else SeenImages(name, split, own)
+    assert (
+        all_seen(SimpleNamespace(header={"trained_on": stem}, trained_on=told), images) is seen_all
+    )
 
 
 def test_training_images_are_told_and_left_out():
@@ -620,6 +684,26 @@ def test_success_at_other_budgets_is_none_at_the_judged_one(network):
     wide = replace(context.protocol, epsilons=(protocols.parse_epsilon("0.3"),))
     assert context.attacked(wide, rows).any()
     assert (context.taken_for == -1).all()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_what_an_ascent_fooled_counts_silently_or_not(silent):
+    """Of six images: one that stays right, three that end fooled, one of them known already."""
+    context = bare(Answers([1.0, 0.0]), n=6)
+    ends = torch.tensor([False, True, True, True, False, False])
+    wrong = torch.stack([torch.zeros(6).bool(), torch.arange(6) == (5 if silent else 9), ends], 1)
+    path = LossTrajectory(torch.arange(6), wrong, torch.zeros(6, 3).double(), ends)
+    context = replace(context, plain=torch.arange(6) != 3)
+    context.once("trajectory", lambda: path)
+    run = next(
+        run
+        for run in run_indicators(context, {n: False for n in NAMES if n != "silent-success"}).runs
+        if run.result.name == "silent-success"
+    )
+    assert set(run.fooled) == {context.ids[1], context.ids[2]}
+    # what was fooled otherwise is nothing that an image lost on the way stands for
+    assert run.result.status == ("resolved" if silent else "passed")
+    assert run.result.before == run.result.after
 
 
 @pytest.mark.thorough

@@ -19,6 +19,7 @@ from robustkit.auditing.outcome import (
     Audit,
     Bound,
     Certificate,
+    ClassRow,
     Corrupted,
     Corruptions,
     SmoothedAccuracy,
@@ -602,6 +603,31 @@ def test_a_confusion_matrix_has_numbers_where_there_is_room(count, numbers):
     assert bool(ax.texts) == numbers
     assert len(ax.get_xticks()) <= 30
     assert ax.images[0].get_array().shape == (count, count)
+
+
+@pytest.mark.parametrize(
+    ("robust", "said", "not_said"),
+    [
+        ((5, 3, 9), "The worst class under attack at ε = 8/255 is b: 15.0", "alike"),
+        ((3, 9, 3), "2 of 3 are alike, with 15.0", "selection"),
+        ((0,) * 10, "No class is the worst under attack at ε = 8/255: 10 of 10", "selection"),
+        ((7,), "images of the one class, a, are still classified correctly", "selection"),
+    ],
+)
+def test_a_worst_class_is_said_where_there_is_one(undrawn, robust, said, not_said):
+    classes = tuple(
+        ClassRow(name, proportion(20 - i, 20, "exact"), proportion(count, 20, "exact"))
+        for i, (name, count) in enumerate(zip("abcdefghij", robust, strict=False))
+    )
+    shown = Outline(page(replace(full(), classes=classes))).text.replace("\u00a0", " ")
+    assert said in " ".join(shown.split())
+    assert not_said not in shown[shown.index("Accuracy per class") :][:600]
+
+
+def test_a_confusion_matrix_tells_nothing_as_all_that_is_not():
+    shares = [[1.0, 0.0, 0.0], [0.0049, 0.995, 0.0001], [0.006, 0.0, 0.994]]
+    ax = drawn(figures.confusion, shares, ["a", "b", "c"])
+    assert [t.get_text() for t in ax.texts] == ["100", "<1", ">99", "<1", "1", "99"]
 
 
 def test_a_confusion_matrix_has_labels_down_and_classes_under_attack_across():

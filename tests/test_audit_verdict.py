@@ -26,6 +26,7 @@ from helpers.audits import (
 from helpers.evaluations import evaluation
 from scipy.stats import beta, binom
 
+from robustkit.auditing.annex import annex
 from robustkit.auditing.checklist import fill
 from robustkit.auditing.doubts import least_looks
 from robustkit.auditing.junit import junit
@@ -34,12 +35,14 @@ from robustkit.auditing.outcome import (
     PLAIN_CLAIM,
     Bound,
     Certificate,
+    ClassRow,
     Corrupted,
     Corruptions,
     IndicatorResult,
     Level,
     RobustnessClaim,
     Stage,
+    worst_classes,
 )
 from robustkit.auditing.plan import load_plan
 from robustkit.auditing.policy import (
@@ -60,7 +63,7 @@ from robustkit.files import shipped
 from robustkit.protocol import KINDS
 from robustkit.protocol.words import kind_in_words
 from robustkit.record import Evaluation
-from robustkit.reporting.audit import page
+from robustkit.reporting.audit import lowest, page
 from robustkit.reporting.modelcard import half_page
 from robustkit.reporting.wording import percent
 from robustkit.statistics import Estimate, proportion
@@ -70,7 +73,7 @@ from robustkit.summary import failure, summarise
 LEFT = Estimate(0.45, 0.42, 0.48, 1000, "Clopper-Pearson, 95 %")
 PGD = Stage("pgd", "PGD", "white box", True, "complete")
 SQUARE = Stage("square", "Square", "black box", True, "complete")
-PASSED = IndicatorResult("zero-gradients", "Do gradients vanish?", "A", "passed", 0.0, 0.1)
+PASSED = IndicatorResult("zero-gradients", "Do gradients vanish?", "A", "passed", 0.0, 0.1, n=999)
 OPEN = replace(PASSED, status="unresolved", value=0.3)
 RESOLVED = replace(PASSED, status="resolved")
 UNSEEN = replace(PASSED, status="not examined", value=None, evidence="memory ran out")
@@ -720,6 +723,25 @@ def test_what_does_not_apply_fails_no_rule_and_what_is_not_known_does(
     assert ("could not be examined" in found.sentence) == (unseen > 0)
 
 
+@pytest.mark.parametrize("delta", [0.05, 0.03, 0.02])
+@pytest.mark.parametrize("allowed", [0, 3])
+def test_indicators_on_too_few_images_hold_no_rule(delta, allowed):
+    """One that looks at survivors alone may look at fewer: the most that any looked at counts."""
+    least = least_looks(delta)
+
+    def judged(n):
+        results = (replace(PASSED, n=1), replace(PASSED, n=n), replace(APART, n=10_000))
+        audit = replace(full(), indicators=results, verdict=replace(full().verdict, delta=delta))
+        return rule(audit, unresolved_indicators=allowed)
+
+    assert judged(least).passed
+    for n in (1, least - 1):
+        found = judged(n)
+        assert not found.passed
+        assert f"examined on {n} image" in found.sentence
+        assert f"it takes {least} to notice" in found.sentence
+
+
 def test_no_rule_of_a_policy_fails_what_its_file_does_not_name():
     """Every key of a rule that has a default is either of no effect, or written out."""
     with pytest.raises(InputError, match="unknown key 'unexamined_indicators'"):
@@ -745,6 +767,27 @@ def compared(*comparisons):
 def test_not_worse_asks_for_the_whole_interval(margin, passed):
     audit = compared(comparison("a/b.pt"), comparison("c.pt", 0.2))
     assert rule(audit, not_worse_than="b.pt", by_more_than=margin).passed == passed
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.0025, 0.01, 0.0104, 0.0105, 0.05])
+@pytest.mark.parametrize("low", [-0.0525, -0.0104, -0.01, -0.00251, -0.0024, 0.0004])
+@pytest.mark.parametrize("more", [0, 4])
+def test_the_sentence_of_not_worse_says_what_its_own_numbers_say(limit, low, more):
+    difference = Estimate(low + 0.01, low, low + 0.02, N, "")
+    stages = (*WITHOUT_ADAPTIVE, *[s for s in full().stages if s.family == "adaptive"])
+    stages = tuple(replace(s, first=more) if s.family == "adaptive" else s for s in stages)
+    other = replace(comparison("b.pt"), difference=difference)
+    found = rule(
+        replace(full(), stages=stages, comparisons=(other,)),
+        not_worse_than="b.pt",
+        by_more_than=limit,
+    )
+    assert found.passed == (round(low - more / N + limit, 9) >= 0)
+    told = found.sentence.replace("−", "-").replace("\u00a0", " ")
+    begins = re.search(r"begins at (\S+) points" if more else r"CI (\S+) points? to", told)
+    written = re.search(r"(?:above|below) (\S+) points?\.", told)
+    assert float(written[1]) == -100 * limit or float(written[1]) == pytest.approx(-100 * limit)
+    assert (float(begins[1]) >= float(written[1])) == found.passed
 
 
 def test_what_adaptive_attacks_took_from_the_audited_network_alone_counts_against_it():
@@ -916,6 +959,50 @@ def answers(audit):
 def item(audit, start):
     (found,) = [i for text, i in answers(audit).items() if text.startswith(start)]
     return found
+
+
+@pytest.mark.parametrize(
+    ("values", "answer", "how"),
+    [
+        ((0.8, 0.5, 0.1), "done", "Accuracy falls at each of 3 budgets."),
+        ((0.8, 0.5, 0.0), "done", "Accuracy falls at each of 3 budgets."),
+        ((0.8, 0.0, 0.0), "done", "Accuracy falls at each budget until it is 0, at ε = 2."),
+        ((0.0, 0.0, 0.0), "in part", "Accuracy is 0 at every budget, from ε = 1 on."),
+        ((0.8, 0.8, 0.0), "did not hold", "Accuracy does not fall between ε = 1 and 2."),
+    ],
+)
+def test_accuracy_is_not_said_to_fall_from_0(values, answer, how):
+    robust = tuple(
+        Level(str(i), float(i), proportion(round(v * N), N, "exact"))
+        for i, v in enumerate(values, 1)
+    )
+    items = fill(replace(full(), robust=robust))
+    assert (answer, how) in [(one.answer, one.how) for one in items]
+
+
+def shares_of_classes(*robust):
+    """Rows of classes a, b, … of 20 images each, of which so many are right under attack."""
+    return tuple(
+        ClassRow(name, proportion(20 - i, 20, "exact"), proportion(count, 20, "exact"))
+        for i, (name, count) in enumerate(zip("abcdefghij", robust, strict=False))
+    )
+
+
+@pytest.mark.parametrize(
+    ("robust", "worst", "said"),
+    [
+        ((5, 3, 9), "b", "lowest for class b: 15.0\u00a0% of 20 images"),
+        ((3, 9, 3), "ca", "lowest for 2 of 3 classes alike, 15.0\u00a0% of each: c and a"),
+        ((0,) * 10, "jihgfedcba", "lowest for 10 of 10 classes alike, 0.0\u00a0% of each: j, i, h"),
+        ((7,), "a", "There is one class, a; accuracy under attack is 35.0\u00a0% of 20 images"),
+    ],
+)
+def test_the_worst_class_is_one_everywhere_or_none_is(robust, worst, said):
+    audit = replace(full(), classes=shares_of_classes(*robust))
+    assert "".join(row.name for row in worst_classes(audit.classes)) == worst
+    assert [row.name for row in lowest(audit.classes, 1)] == [worst[0]]
+    (flaws,) = [p for p in annex(audit).provisions if p.point.endswith("model flaws")]
+    assert said in flaws.how
 
 
 def test_nothing_is_claimed_where_nothing_was_done():

@@ -101,6 +101,40 @@ def test_the_readme_is_short():
     assert len(TEXTS["README.md"].split()) <= 1200
 
 
+def test_no_point_of_a_list_is_empty():
+    for page, text in TEXTS.items():
+        assert not re.findall(r"^\s*[-*+]\s*$", BLOCK.sub("", text), re.MULTILINE), page
+
+
+def test_what_is_said_to_have_a_figure_has_one():
+    """A figure of each result but those of which a page says that they have none."""
+    (said,) = re.findall(
+        r"^(Audits, .*) have the same methods; (\w+) have all", GUIDE, re.MULTILINE
+    )
+    drawn = {name for name, body in VIEWS.items() if "draw=" in body}
+    kinds = {
+        "Audits": "Audit",
+        "comparisons": "Compared",
+        "rankings": "Ranking",
+        "studies": "Outcome",
+        "data sets": "Dataset",
+        "certifications": "Certification",
+    }
+    assert {kinds[word] for word in re.split(", | and ", said[0])} <= drawn
+    assert kinds[said[1]] not in drawn
+
+
+GUIDE = (PAGES / "guides" / "python.md").read_text("utf-8")
+VIEWS = dict(
+    re.findall(
+        r"^def _\(found: (\w+).*?\) -> View:\n(.*?)(?=^@|^def |\Z)",
+        (ROOT / "robustkit" / "display" / "results.py").read_text("utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+)
+"""what shows a result, by its class"""
+
+
 def test_a_link_leads_to_a_file():
     for page, text in TEXTS.items():
         for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):

@@ -28,7 +28,9 @@ from PIL import Image
 
 from robustkit import figures
 from robustkit.analysis.outcome import TransferMatrix
+from robustkit.figures.style import map_text
 from robustkit.record import Example
+from robustkit.reporting.wording import signed
 from robustkit.statistics import Estimate, friedman
 
 
@@ -354,6 +356,24 @@ def test_a_transfer_matrix_shows_per_cent_and_leaves_unknown_cells_blank(ax):
     assert texts(ax) == ["12.5", "50.0", "100.0"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["c", "d"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_transfer_matrix_tells_nothing_as_none_or_all_that_is_not(ax):
+    values = ((0.0, 0.0004, 0.125), (0.9996, None, 1.0))
+    figures.transfer_matrix(ax, TransferMatrix("m", ("a", "b"), ("c", "d", "e"), values))
+    assert texts(ax) == ["0.0", "0.04", "12.5", "99.96", "100.0"]
+    expected = [map_text(v) for row in values for v in row if v is not None]
+    assert [t.get_color() for t in ax.texts] == expected
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [(0.02, "+2.0"), (-0.013, "−1.3"), (0.0, "0.0"), (0.0004, "0.0"), (-0.0004, "0.0")],
+)
+def test_a_gain_of_nothing_has_no_sign(ax, gain, told):
+    figures.cost_against_gain(ax, [cost("a", 1.5, gain)])
+    assert str(ax.containers[0][0].get_label()).endswith(f", {told} points")
+    assert signed(gain) == told
 
 
 def test_memorisation_has_gaps_where_nothing_is_known(ax):

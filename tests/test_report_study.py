@@ -706,11 +706,21 @@ def test_a_table_of_differences_says_each_in_points():
     assert "a\\_b & c\\&d & 80~\\% & +2.5 & 1.1 to 3.9 & \\textless{} 0.001 & better \\\\" in table
 
 
-@pytest.mark.parametrize("character", '\\{}$&#^_%~<>|"[')
+@pytest.mark.parametrize("character", '\\{}$&#^_%~<>|"[*')
 def test_no_character_is_a_command(character):
     text = escaped(f"a{character}b")
     assert text != f"a{character}b"
     check_latex(f"\\begin{{tabular}}{{l}}\n{text} \\\\\n\\end{{tabular}}")
+
+
+@pytest.mark.parametrize("name", ["*best", "* best", "[best]", "best*"])
+def test_no_name_is_an_option_of_the_line_before_it(name):
+    """LaTeX takes a star or a bracket after a line's end, spaces or not, for its own."""
+    assert not re.search(r"(^|[^{])[*\[]", escaped(name))
+    compared = [comparison(name, "b", v, 0.02, 0.01) for v in ("0.1", "0.2")]
+    table = difference_table(compared, percent=False)
+    assert not re.search(r"\\\\\s*[*\[]", table)
+    check_latex(table)
 
 
 def test_norms_are_symbols_that_every_engine_sets():

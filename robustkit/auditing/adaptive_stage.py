@@ -93,9 +93,9 @@ def add_adaptive(
     """
     places = {name: row for row, name in enumerate(attacked.data.ids)}
     rows = sorted(places[i] for i in fooled)
-    if not tried and not rows:
-        return
     new = [row for row in rows if attacked.survivors[row]]
+    if not tried and not new:
+        return
     by: dict[str, int] = {}
     for row in new:
         find = fooled[attacked.data.ids[row]]

@@ -8,7 +8,13 @@ see, is at most "in part". Where a framework's text could not be read, no row is
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from robustkit.auditing.outcome import Audit, EvidenceAnnex, FrameworkSource, Provision
+from robustkit.auditing.outcome import (
+    Audit,
+    EvidenceAnnex,
+    FrameworkSource,
+    Provision,
+    worst_classes,
+)
 from robustkit.auditing.policy import complete_at
 from robustkit.auditing.wording import at_most, budget, counted, share
 from robustkit.protocol.norms import within
@@ -150,11 +156,16 @@ def _limits(audit: Audit) -> Evidence:
 def _flaws(audit: Audit) -> Evidence:
     if not audit.classes:
         return Evidence("not covered", "No breakdown by class was made.")
-    worst = min(audit.classes, key=lambda row: row.robust.value)
-    how = (
-        f"Accuracy under attack is lowest for class {worst.name}: {share(worst.robust.value)} of "
-        f"{counted(worst.robust.n, 'image')}."
-    )
+    worst, n = worst_classes(audit.classes), len(audit.classes)
+    found, images = share(worst[0].robust.value), counted(worst[0].robust.n, "image")
+    if len(worst) > 1:
+        alike = f"{len(worst):,} of {n:,} classes alike, {found} of each"
+        names = at_most([row.name for row in worst])
+        how = f"Accuracy under attack is lowest for {alike}: {names}."
+    elif n == 1:
+        how = f"There is one class, {worst[0].name}; accuracy under attack is {found} of {images}."
+    else:
+        how = f"Accuracy under attack is lowest for class {worst[0].name}: {found} of {images}."
     return Evidence("in part", how, ("classes",))
 
 

@@ -153,6 +153,12 @@ def _strictly(ran: CompletedAudit) -> Answer:
     ]
     if flat:
         return Answer("did not hold", f"Accuracy does not fall between ε = {at_most(flat)}.")
+    fallen = next((level for level in levels if not level.accuracy.value), levels[-1])
+    if fallen is levels[0]:
+        return Answer("in part", f"Accuracy is 0 at every budget, from ε = {fallen.epsilon} on.")
+    if fallen is not levels[-1]:
+        how = f"Accuracy falls at each budget until it is 0, at ε = {fallen.epsilon}."
+        return Answer("done", how)
     return Answer("done", f"Accuracy falls at each of {counted(len(levels), 'budget')}.")
 
 

@@ -70,6 +70,10 @@ class AuditContext:
     """after attacks made on another network alone"""
     recorded_accuracy: float | None = None
     """clean accuracy that the checkpoint claims, as a fraction"""
+    recorded_images: int | None = None
+    """on how many images, held out of the same data set; None where that is not on record"""
+    all_seen: bool = False
+    """whether the checkpoint's record says that it was trained on these images"""
     training_ids: Callable[[], frozenset[str] | None] = lambda: None
     """ids of the images that the network was trained on"""
     batch_size: int = 128

@@ -6,6 +6,7 @@ import numpy as np
 
 from robustkit.auditing.context import OtherAttack
 from robustkit.auditing.outcome import NO_CLAIM, PLAIN_CLAIM, ClassRow, RobustnessClaim, Stage
+from robustkit.auditing.plan import no_version
 from robustkit.auditing.stages import AttackedImages, Bools, plain_attack
 from robustkit.auditing.wording import at_most
 from robustkit.errors import EvaluationFailed
@@ -33,14 +34,17 @@ def floor(attacked: AttackedImages) -> Bools | None:
 
 
 def missing(attacked: AttackedImages) -> dict[OtherAttack, str]:
-    """Why attacks that the plan asked for, and that indicators look at, have left no mask."""
+    """Why attacks that the plan asked for, and that indicators look at, have left no mask.
+
+    What the norm cannot have was not asked for.
+    """
+    lacking = no_version(attacked.threat.norm)
+    ran = [stage for stage in attacked.stages if stage.reason != lacking]
     own: dict[OtherAttack, list[Stage]] = {
-        "fgsm": [
-            s for s in attacked.stages if s.name in attacked.plain and s.name.endswith("fgsm")
-        ],
-        "random": [s for s in attacked.stages if s.family == "floor"],
-        "black": [s for s in attacked.stages if s.family == "black box"],
-        "transfer": [s for s in attacked.stages if s.family == "transfer"],
+        "fgsm": [s for s in ran if s.name in attacked.plain and s.name.endswith("fgsm")],
+        "random": [s for s in ran if s.family == "floor"],
+        "black": [s for s in ran if s.family == "black box"],
+        "transfer": [s for s in ran if s.family == "transfer"],
     }
     return {
         kind: f"{stages[0].title} has no result: {stages[0].reason}"

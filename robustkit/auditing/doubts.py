@@ -30,17 +30,24 @@ def against(
             "No indicator of a failing attack was examined, so that an attack that failed would "
             "not have been noticed."
         )
-    elif looked < (least := least_looks(delta)):
-        reasons.append(
-            f"The indicators were examined on {counted(looked, 'image')}: it takes {least:,} to "
-            f"notice that an attack which they would have called for takes {tolerance(delta)}."
-        )
+    elif few := too_few(looked, delta):
+        reasons.append(f"The indicators were examined on {few}.")
     if unseen and len(unseen) < len(indicators):
         why = at_most([f"{r.title} ({r.evidence})" if r.evidence else r.title for r in unseen], 3)
         reasons.append(
             sentence(f"{counted(len(unseen), 'indicator')} could not be examined: {why}")
         )
     return reasons
+
+
+def too_few(looked: int, delta: float) -> str:
+    """Of how few images indicators say nothing, and how many it takes; "" where they are enough."""
+    if looked >= (least := least_looks(delta)):
+        return ""
+    return (
+        f"{counted(looked, 'image')}: it takes {least:,} to notice that an attack which they would "
+        f"have called for takes {tolerance(delta)}"
+    )
 
 
 def least_looks(delta: float) -> int:

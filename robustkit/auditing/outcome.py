@@ -245,6 +245,17 @@ class ClassRow:
     robust: Estimate
 
 
+def by_robustness(classes: Sequence[ClassRow]) -> list[ClassRow]:
+    """Classes by accuracy under attack, then without, the lowest first."""
+    return sorted(classes, key=lambda row: (row.robust.value, row.clean.value))
+
+
+def worst_classes(classes: Sequence[ClassRow]) -> list[ClassRow]:
+    """The class with the lowest accuracy under attack, or all that share it; the same order."""
+    ordered = by_robustness(classes)
+    return [row for row in ordered if row.robust.value == ordered[0].robust.value]
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One line of the checklist of Carlini et al. 2019."""

@@ -1,15 +1,19 @@
 """What an audit runs: its file, by name or path. No torch."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+from robustkit import protocol as protocols
+from robustkit.auditing import thresholds
 from robustkit.errors import InputError, UnknownName
 from robustkit.files import build, read_text, read_toml, shipped
 from robustkit.parsing import parse_fraction
+from robustkit.protocol import BALLS, Norm
 
 DEFAULT = "standard"
 
@@ -29,6 +33,22 @@ class StageSpec:
     """only the first so many images that survived so far; 0 for all"""
     random: bool = False
     """only for a model that draws at random"""
+    norms: tuple[Norm, ...] = ()
+    """those that the plan has it for; () for all"""
+
+    def meant(self, norm: Norm) -> bool:
+        """Whether it is for this kind of threat: one for balls says that it lacks one of them."""
+        has = protocols.norms_of(self.attack)
+        if norm in has:
+            return self._named(norm)
+        return norm in BALLS and any(own in BALLS for own in has)
+
+    def required_in(self, norm: Norm) -> bool:
+        """Whether a verdict of "believable" needs it: not where the plan says it has no such."""
+        return self.required and self._named(norm)
+
+    def _named(self, norm: Norm) -> bool:
+        return not self.norms or norm in self.norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +94,7 @@ class _StageTable:
     set: tuple[str, ...] = ()
     survivors: int = 0
     random: bool = False
+    norms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +123,8 @@ def load_plan(name: str) -> AuditPlan:
 
     Raises:
         UnknownName: no shipped plan of that name.
-        InputError: a key, type or number that makes no sense; the message names file and key.
+        InputError: a key, type or number that makes no sense, in a stage's protocol, too; the
+            message names file and key.
     """
     path = Path(name) if name.endswith(".toml") else shipped("reports") / "audit" / f"{name}.toml"
     if not name.endswith(".toml") and name not in plan_names():
@@ -124,6 +146,7 @@ def load_plan(name: str) -> AuditPlan:
     smoothing = (
         build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
     )
+    thresholds.checked(file.thresholds or {}, f"{where}: [thresholds]")
     return AuditPlan(
         path.stem,
         file.title,
@@ -147,6 +170,8 @@ def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
         raise InputError(f"{where}: survivors must not be negative; 0 means all")
     if stage.budgets == "all" and stage.survivors:
         raise InputError(f'{where}: survivors goes with budgets = "judged"')
+    norms = tuple(protocols.parse_norm(norm, f"{where}: norms") for norm in stage.norms)
+    _check_protocol(stage, norms, where)
     return StageSpec(
         stage.attack,
         stage.budgets,
@@ -154,7 +179,50 @@ def _stage(table: Mapping[str, Any], where: str) -> StageSpec:
         stage.set,
         stage.survivors,
         stage.random,
+        norms,
     )
+
+
+def _check_protocol(stage: _StageTable, norms: Sequence[Norm], where: str) -> None:
+    """Nothing, if a stage's attack can be carried out: what is wrong is said before any work.
+
+    Where a stage does not say for which norms it is, a change may concern some of them alone.
+
+    Raises:
+        InputError: no such attack, no such norm of it, or a change to it that makes no sense.
+    """
+    try:
+        has = [protocols.parse_norm(norm, where) for norm in protocols.norms_of(stage.attack)]
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    refused = []
+    for norm in norms or has:
+        try:
+            protocols.load_protocol(stage.attack, stage.set, norm)
+        except InputError as error:
+            refused.append(error)
+    if refused and (norms or len(refused) == len(has)):
+        raise InputError(f"{where}: {refused[0]}") from refused[0]
+
+
+def no_version(norm: str) -> str:
+    """Why a stage is skipped whose attack is not for a norm."""
+    return f"it has no {norm} version"
+
+
+def out_of_reach(plan: AuditPlan, norm: Norm) -> list[str]:
+    """Why no claim can come out believable, whatever the network: to be said before any work."""
+    found = []
+    for spec in plan.stages:
+        has = protocols.norms_of(spec.attack)
+        if norm not in has and spec.meant(norm) and spec.required_in(norm):
+            of = "of a network that draws at random " if spec.random else ""
+            found.append(
+                f"the plan {plan.name} requires {spec.attack}, which has no {norm} version: no "
+                f"claim {of}will be called believable; where another stage does its work in "
+                f"{norm}, give it norms = {json.dumps(has)}"
+            )
+    return found
 
 
 def parse_budget(text: str) -> tuple[AuditPlan, float | None]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from robustkit.auditing.doubts import too_few
 from robustkit.auditing.outcome import Audit, RuleResult, Stage
 from robustkit.auditing.verdict import believed_above
 from robustkit.auditing.wording import (
+    MOST_DIGITS,
     at_most,
     budget,
     counted,
@@ -26,6 +28,7 @@ from robustkit.files import build, read_toml
 from robustkit.protocol import parse_epsilon, parse_norm
 from robustkit.protocol.norms import symbol
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.comparison import faithful
 from robustkit.statistics.estimate import exact_lower
 
 
@@ -64,7 +67,7 @@ class AccuracyRule:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorRule:
-    """How many indicators of a failing attack may stay unresolved.
+    """How many indicators of a failing attack may stay unresolved, of those on enough images.
 
     One that applies and could not be examined counts, too: it may be one of them.
     """
@@ -333,8 +336,11 @@ def _indicators(rule: IndicatorRule, audit: Audit) -> Judged:
             f", and {counted(len(unknown), 'indicator')} that could not be examined"
             f"{_these(unknown)} may be, too"
         )
-    passed = len(names) + len(unknown) <= rule.unresolved_indicators
-    return passed, f"{message}; allowed: {rule.unresolved_indicators}"
+    message += f"; allowed: {rule.unresolved_indicators}"
+    # a single image keeps none unresolved, so that of a few images every number would hold
+    if few := too_few(max(r.n for r in examined), audit.verdict.delta):
+        return False, f"{message}; but they were examined on {few}"
+    return len(names) + len(unknown) <= rule.unresolved_indicators, message
 
 
 def _these(names: Sequence[str]) -> str:
@@ -354,17 +360,23 @@ def _not_worse(rule: NotWorseRule, audit: Audit) -> Judged:
             f"not all required attacks completed (not: {at_most(missing)}), so that the comparison "
             f"with {rule.not_worse_than} is no finding"
         )
-    d, more = found.difference, _fooled_since(audit)
-    low = d.low - more
-    passed = low >= -rule.by_more_than
+    d, more, limit = found.difference, _fooled_since(audit), -rule.by_more_than
+    passed = d.low - more >= limit
+    ends = (d.value, d.low, d.high, d.low - more)
+    digits = faithful([(100 * end, 100 * limit) for end in ends], 1, MOST_DIGITS)
+    digits = 1 if digits == MOST_DIGITS else digits  # on the limit, but for rounding
+    value, low, high, begins = (in_points(end, digits) for end in ends)
     way = "stays at or above" if passed else "reaches below"
     names = dict.fromkeys(_called(s) for s in audit.since_comparison if s.first)
-    extra = f", less the {in_points(more)} that {listed([*names])} took from it alone,"
-    extra = extra if more else ""
+    extra = (
+        f", less the {in_points(more, digits)} that {listed([*names])} took from it alone, begins "
+        f"at {begins} and"
+    )
+    written = f"−{tolerance(rule.by_more_than)}" if rule.by_more_than else tolerance(0)
     return passed, (
-        f"robust accuracy less that of {rule.not_worse_than} is {in_points(d.value)} "
-        f"({100 * found.confidence:.6g}\u00a0% CI {in_points(d.low)} to {in_points(d.high)}, "
-        f"{found.unit}): the interval{extra} {way} {in_points(-rule.by_more_than)}"
+        f"robust accuracy less that of {rule.not_worse_than} is {value} "
+        f"({100 * found.confidence:.6g}\u00a0% CI {low} to {high}, {found.unit}): the "
+        f"interval{extra if more else ''} {way} {written}"
     )
 
 

@@ -55,11 +55,12 @@ from robustkit.auditing.stages import (
     plain_protocol,
     run_stages,
 )
+from robustkit.auditing.trained import Recorded
 from robustkit.auditing.verdict import judge
 from robustkit.certification import REVISION as PROVED
 from robustkit.certification import SmoothingNoise, attack_smoothed, certify_rising, smooth
 from robustkit.data import Dataset
-from robustkit.device import devices, tf32
+from robustkit.device import devices, in_float32
 from robustkit.errors import RobustkitError, first_line
 from robustkit.evaluation import EvaluatedModel
 from robustkit.files import digest
@@ -110,7 +111,7 @@ def run_audit(request: AuditRequest, settings: StageSettings) -> Audit:
     run = _AuditRun(replace(request, data=distinct), settings)
     if copies := len(request.data) - len(distinct):  # they would make intervals too narrow
         run.notes.append(f"{copies:,} duplicate images are left out")
-    with tf32(allowed=False):  # bounds, indicators and verdicts are float32's
+    with in_float32():  # bounds, indicators and verdicts are float32's
         return run.audit()
 
 
@@ -241,8 +242,8 @@ class _AuditRun:
         recorded = self.request.model.header["recorded_accuracy"]
         plain = plain_protocol(attacked).digest
         key = self._parts.key("indicators", part, limits, plain, masks(attacked, n), recorded)
-        of_training = replace(key, training=self.request.training.stamp())
-        keys = {i.name: of_training if i.asks_training else key for i in INDICATORS}
+        told = Recorded.of(self.request.model, self.request.data)
+        keys = told.keys(key, self.request.training.stamp())
         runs = self._parts.indicator_runs(keys)
 
         def done(run: IndicatorRun) -> None:
@@ -289,7 +290,6 @@ class _AuditRun:
         failed = [s for s in attacked.stages if s.name in attacked.plain and s.status != "complete"]
         survived = counts.alone(attacked, attacked.plain)
         families = {s.family for s in attacked.stages if s.status == "complete"}
-        recorded = q.model.header["recorded_accuracy"]
         return AuditContext(
             self._model,
             *self._tensors(part),
@@ -302,7 +302,7 @@ class _AuditRun:
             fgsm=if_any(counts.alone(attacked, [s for s in attacked.plain if s.endswith("fgsm")])),
             random=if_any(counts.floor(attacked)),
             transfer=if_any(attacked.alone.get("transfer")),
-            recorded_accuracy=None if recorded is None else float(recorded),
+            **asdict(Recorded.of(q.model, q.data)),
             training_ids=q.training.ids,
             batch_size=self._batch,
             failed=failed[0].reason if failed else "",

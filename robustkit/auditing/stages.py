@@ -16,7 +16,7 @@ from robustkit.attacks import draws_at_random
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.library import seeded
 from robustkit.auditing.outcome import Family, Level, Stage
-from robustkit.auditing.plan import AuditPlan, StageSpec
+from robustkit.auditing.plan import AuditPlan, StageSpec, no_version
 from robustkit.auditing.wording import counted
 from robustkit.data import Dataset
 from robustkit.device import devices
@@ -24,7 +24,6 @@ from robustkit.errors import EvaluationFailed, InputError, ProtocolError, first_
 from robustkit.evaluation import EvaluatedModel, RunOptions
 from robustkit.evaluation.speed import unsuited
 from robustkit.protocol import (
-    BALLS,
     Attack,
     Boundary,
     Epsilon,
@@ -47,6 +46,8 @@ Bools = npt.NDArray[np.bool_]
 Begin = Callable[[str, int], Callable[[float], None]]
 """told a part of the audit and how many images it has; returns what is told the images done"""
 BLACK_BOX = (Square, SparseRS, HopSkipJump, Boundary, SpatialGrid, SpatialRandom)
+KNOWING: tuple[Family, ...] = ("white box", "black box", "floor")
+"""families by how much their attacks know of the network: one of several attacks is of the first"""
 EXAMPLES = 12
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -179,7 +180,7 @@ def run_stages(
     random = any(spec.random for spec in plan.stages) and _is_random(model, data, settings)
     named: Counter[str] = Counter()
     for spec in plan.stages:
-        if (random or not spec.random) and _meant(spec, threat.norm):
+        if (random or not spec.random) and spec.meant(threat.norm):
             named[spec.attack] += 1
             runner.protocol(spec, named[spec.attack])
     if surrogate is not None:
@@ -262,8 +263,7 @@ class _StageRunner:
         attack, norm = spec.attack, self.threat.norm
         name = attack if count == 1 else f"{attack} ({count})"
         if norm not in protocols.norms_of(attack):
-            title = protocols.load_protocol(attack).title
-            self._skip(name, title, spec, f"it has no {norm} version")
+            self._skip(name, spec)
             return
         whole = protocols.load_protocol(attack, spec.set, norm)
         for one, word in zip(whole.attacks, labels_of(whole.attacks), strict=True):
@@ -290,10 +290,13 @@ class _StageRunner:
         budgets = self.threat.budgets if spec.budgets == "all" else (self.threat.judged,)
         return replace(protocol, epsilons=budgets, seed=self.threat.seed)
 
-    def _skip(self, name: str, title: str, spec: StageSpec, reason: str) -> None:
-        self.attacked.stages.append(
-            Stage(name, title, "white box", spec.required, "skipped", reason)
-        )
+    def _skip(self, name: str, spec: StageSpec) -> None:
+        """Say that the norm has no such attack; required where the plan does not know it."""
+        norm, whole = self.threat.norm, protocols.load_protocol(spec.attack)
+        own = [_family(attack) for attack in whole.attacks]
+        family = next(family for family in KNOWING if family in own)
+        needed, reason = spec.required_in(norm), no_version(norm)
+        self.attacked.stages.append(Stage(name, whole.title, family, needed, "skipped", reason))
 
     def _stage(
         self,
@@ -384,7 +387,7 @@ def plain_stages(plan: AuditPlan, norm: Norm) -> list[StageSpec]:
 
     A further stage of that attack on what survived, or for random networks alone, is not of it.
     """
-    own = [spec for spec in plan.stages if spec.attack == plain_attack(norm)]
+    own = [s for s in plan.stages if s.attack == plain_attack(norm) and s.meant(norm)]
     return [spec for spec in own if spec.budgets == "all" and not spec.random]
 
 
@@ -412,12 +415,6 @@ def plain_protocol(attacked: AttackedImages) -> Protocol:
     else:
         whole = protocols.load_protocol(plain_attack(threat.norm), norm=threat.norm)
     return replace(whole, epsilons=(threat.judged,), seed=threat.seed)
-
-
-def _meant(spec: StageSpec, norm: Norm) -> bool:
-    """Whether a stage is for this kind of threat: one for balls says that it lacks one of them."""
-    has = protocols.norms_of(spec.attack)
-    return norm in has if norm not in BALLS else any(own in BALLS for own in has)
 
 
 def _family(attack: Attack) -> Family:

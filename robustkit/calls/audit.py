@@ -11,6 +11,7 @@ from robustkit.auditing import junit as junits
 from robustkit.auditing import sarif as sarifs
 from robustkit.auditing.asked import audit_question
 from robustkit.auditing.outcome import Audit, RobustnessClaim
+from robustkit.auditing.plan import out_of_reach
 from robustkit.auditing.policy import Policy
 from robustkit.auditing.request import TrainingImages, threat_model
 from robustkit.auditing.run import AuditRequest, run_audit
@@ -147,11 +148,14 @@ def audit(
         training=_training(loaded, asked, dataset),
         published=_published(corruptions, asked, loaded, plan.corrupted),
     )
-    elsewhere = _claimed_elsewhere(claim_from, request)
+    hopeless = out_of_reach(plan, request.threat.norm)
+    elsewhere = [*_claimed_elsewhere(claim_from, request), *hopeless]
     options = RunOptions(batch_size, device, precision, ray=ray)
     with scratch_folder() as scratch, AuditBar() if seen(progress) else nullcontext() as bar:
         kept = isinstance(loaded, Checkpoint) or name is not None
         work = Path(out) / "work" if kept else scratch
+        if bar:
+            bar.warn(hopeless)
         begin: Begin = bar.begin if bar else _unseen
         settings = StageSettings(work, options, begin, minutes(question.minutes))
         with nullcontext() if ray is None else connected(ray):  # once, for all stages
@@ -220,9 +224,10 @@ def _published(
     """
     if folder is None:
         return []
-    if not (splits := corruption_splits(str(folder), "all")):
+    if not (splits := corruption_splits(Path(folder), "all")):
         raise InputError(
             f"--corruptions {folder}: no set of corrupted images, as the folder of CIFAR-10-C is"
         )
-    level = replace(images, data=folder, limit=first or None)
+    asked = [n for n in (first, images.limit) if n]  # 0 and None are all
+    level = replace(images, data=Path(folder), limit=min(asked, default=None))
     return [partial(replace(level, split=split).load, audited) for split in splits]

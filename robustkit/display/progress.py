@@ -1,7 +1,7 @@
 """How far an evaluation, an audit or a training has come."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -85,6 +85,11 @@ class AuditBar(_Metered):
 
     def __init__(self) -> None:
         super().__init__("images")
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Lines that stay, of what the report will say days later."""
+        for text in texts:
+            self.meter.tell(f"robustkit: {text}")
 
     def begin(self, part: str, images: int) -> Callable[[float], None]:
         """A new part; what is returned is told the images done."""

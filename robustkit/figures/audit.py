@@ -163,5 +163,5 @@ def confusion(ax: Axes, shares: Sequence[Sequence[float]], classes: Sequence[str
 def _number(ax: Axes, x: int, y: int, value: float) -> None:
     if value <= 0:
         return
-    text = "<1" if value < 0.005 else f"{100 * value:.0f}"
+    text = "<1" if value < 0.005 else ">99" if 0.995 <= value < 1 else f"{100 * value:.0f}"
     ax.text(x, y, text, ha="center", va="center", size="x-small", color=map_text(value**0.5))

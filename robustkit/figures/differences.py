@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, NullLocator
 
 from robustkit.analysis.outcome import Cost
-from robustkit.figures.hover import hover
+from robustkit.figures.hover import hover, points_text
 from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
 from robustkit.figures.style import COLOURS, FAINT, INK, line_style
@@ -270,7 +270,7 @@ def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()
         across = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
         appearance = line_style(number) | {"linestyle": "none"}
         bar = ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
-        points = f"{gain:+.1f}".replace("-", "−")
+        points = points_text(cost.gain.value)
         hover(bar, [f"{cost.method}: × {times(ratio)[0]}, {points} points"])
     ax.axhline(0, color=FAINT, linewidth=0.8)
     ax.axvline(1, color=FAINT, linewidth=0.8)

@@ -8,6 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from robustkit.analysis.outcome import TransferMatrix
+from robustkit.figures.hover import share_text
 from robustkit.figures.names import shortened
 from robustkit.figures.style import map_text
 
@@ -35,9 +36,11 @@ def transfer_matrix(ax: Axes, matrix: TransferMatrix) -> Axes:
         xticklabels=shortened(matrix.targets, 20),
         yticklabels=_wrapped(matrix.sources),
     )
-    for label in ax.texts:
+    # seaborn labels the cells that have a number, row by row; its tenths tell some as none or all
+    shown = [value for row in matrix.values for value in row if value is not None]
+    for label, value in zip(ax.texts, shown, strict=True):
         # seaborn's own is white where the map is too light for it
-        label.set_color(map_text(float(label.get_text()) / 100))
+        label.set(text=share_text(value).removesuffix(" %"), color=map_text(value))
     ax.set(xlabel="evaluated on", ylabel="crafted on")
     ax.tick_params(axis="x", rotation=40, length=0)
     ax.tick_params(axis="y", rotation=0, length=0)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from robustkit import figures
-from robustkit.auditing.outcome import Audit, ClassRow, Stage
+from robustkit.auditing.outcome import Audit, ClassRow, Stage, by_robustness, worst_classes
 from robustkit.auditing.stored import audit_schema, encoded, read_audit
 from robustkit.auditing.wording import budget, tolerance
 from robustkit.errors import shown
@@ -104,7 +104,7 @@ def page(audit: Audit) -> str:
         stages=_stages(audit),
         alone={stage.name: _alone(stage, audit.epsilon) for stage in audit.stages},
         classes=lowest(audit.classes),
-        worst=lowest(audit.classes, 1),
+        worst=worst_classes(audit.classes),
         confusion=_confusion(audit, shares, classes),
         confused=_confused(audit, shares, classes),
         gallery=_gallery(audit, classes),
@@ -133,7 +133,7 @@ def class_names(audit: Audit) -> list[str]:
 
 def lowest(classes: Sequence[ClassRow], most: int = CLASSES_SHOWN) -> Sequence[ClassRow]:
     """The classes with the lowest robust accuracy, the lowest first."""
-    return sorted(classes, key=lambda c: (c.robust.value, c.clean.value))[:most]
+    return by_robustness(classes)[:most]
 
 
 def _facts(audit: Audit) -> dict[str, str]:

@@ -59,8 +59,8 @@ def escaped(text: str) -> str:
 
     Letters that LaTeX's fonts lack need an engine and a font that have them.
     """
-    # a bracket after the end of a line would be taken for that line's option
-    whole = shown(text).translate(_ESCAPES).replace("[", "{[}")
+    # a bracket or a star after the end of a line would be taken for that line's option
+    whole = shown(text).translate(_ESCAPES).replace("[", "{[}").replace("*", "{*}")
     return whole.replace(r"$\ell$$\infty$", r"$\ell_\infty$").replace(r"$\ell$$_", r"$\ell_")
 
 

@@ -81,7 +81,8 @@ def _silent(context: AuditContext, threshold: float) -> IndicatorEvidence:
         share(silent),
         f"{counted(silent)} were misclassified at an earlier step, but not at the last",
         flagged,
-        flagged & _rows(context, trajectory.rows, trajectory.fooled),
+        # every image that this start fools, silently or not, and the plain attack did not
+        context.plain & _rows(context, trajectory.rows, trajectory.fooled),
         n=len(silent),
     )
 

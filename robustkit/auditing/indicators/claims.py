@@ -16,22 +16,31 @@ from robustkit.protocol.norms import symbol
 
 
 def _recorded(context: AuditContext, threshold: float) -> IndicatorEvidence:
-    from scipy.stats import binomtest
+    from scipy.stats import fisher_exact
 
-    if context.recorded_accuracy is None:
+    recorded, images = context.recorded_accuracy, context.recorded_images
+    if recorded is None:
         raise NotApplicable("the checkpoint records no clean accuracy")
-    right = int(context.clean_right.sum())
-    p = float(binomtest(right, len(context), min(1.0, max(0.0, context.recorded_accuracy))).pvalue)
+    if not images:
+        raise NotApplicable(
+            f"{in_percent(recorded)} is on record, and not that it is of so many images of this "
+            "data set"
+        )
+    # the number on record is a sample's, too: taken as exact, it accuses one sound network in seven
+    there = round(min(1.0, max(0.0, recorded)) * images)
+    right, n = int(context.clean_right.sum()), len(context)
+    p = float(fisher_exact([[right, n - right], [there, images - there]]).pvalue)
     return IndicatorEvidence(
         p,
-        f"accuracy is {in_percent(right / len(context))} on {len(context):,} images, and "
-        f"{in_percent(context.recorded_accuracy)} is on record (p = {p:.2g}, two-sided exact "
-        "binomial test)",
+        f"accuracy is {in_percent(right / n)} on {n:,} images, and {in_percent(recorded)} of "
+        f"{images:,} held-out ones is on record (p = {p:.2g}, Fisher's exact test, two-sided)",
     )
 
 
 def overlapping(context: AuditContext) -> torch.Tensor:
     """Images that the network was trained on, Boolean N; ids are compared without occurrence."""
+    if context.all_seen:
+        return torch.ones(len(context), dtype=torch.bool)
     known = context.once("training ids", context.training_ids)
     if known is None:
         raise NotApplicable("which images the network was trained on is not known")
@@ -62,7 +71,7 @@ CLAIMED = (
     Indicator(
         "clean-accuracy",
         "Is the clean accuracy the one on record?",
-        "Carlini et al. 2019, clean accuracy; own definition: p value of an exact binomial test",
+        "Carlini et al. 2019, clean accuracy; own definition: p value of Fisher's exact test",
         _recorded,
         (),
         "below",

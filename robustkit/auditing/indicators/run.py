@@ -131,8 +131,9 @@ class _IndicatorRunner:
             else context.plain
         )
         # only what the doubted attacks left counts: the question is whether they missed something
-        fooled = self._caught(evidence) & doubted
+        caught = self._caught(evidence) & doubted
         suspects = doubted if evidence.flagged is None else doubted & evidence.flagged
+        fooled = caught & suspects
         broke = []
         for kind in indicator.adaptive_attacks:
             if kind == "unseen":
@@ -154,6 +155,8 @@ class _IndicatorRunner:
             "resolved" if little and not broke and indicator.adaptive_attacks else "unresolved"
         )
         sentence = "; ".join([evidence.sentence, *broke])
+        # what looking has fooled elsewhere counts, too, and says nothing of what fired
+        fooled = fooled | caught
         return self._run(
             indicator, evidence, limit, status, fooled, sentence, before=before, after=after
         )
