@@ -397,6 +397,47 @@ def test_a_graph_may_be_given_its_channels_in_the_other_order(tmp_path):
     assert torch.allclose(found.load()(x), original(made, x.flip(1), (3, 3, 8, 8)), atol=1e-5)
 
 
+FLIPPING = {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True,
+            "size": {"height": 8, "width": 8}, "do_center_crop": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "pictures", "order", "factor"),
+    [
+        ({"Image.BitmapPixelFormat": "Rgb8"}, None, [0, 1, 2], 1),
+        ({"Image.BitmapPixelFormat": "Bgr8"}, None, [2, 1, 0], 1),
+        ({"image.bitmappixelformat": "BGRA8"}, None, [2, 1, 0, 3], 1),
+        ({"Image.NominalPixelRange": "NominalRange_0_255"}, FLIPPING, [2, 1, 0], 255),
+        ({"Image.BitmapPixelFormat": "Bgr8"}, FLIPPING, [2, 1, 0], None),
+    ],
+)
+def test_metadata_say_the_order_of_channels(tmp_path, said, pictures, order, factor):
+    C = len(order)
+    nodes = [node("Flatten", "x", out="a"), node("Gemm", "a", "w", out="y")]
+    made = model(nodes, ["N", C, 8, 8], {"w": weight(C * 64, 4)})
+    plain = read_checkpoint(written(tmp_path / "plain.onnx", made))
+    helper.set_model_props(made, said)
+    if pictures is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
+    given = {} if factor else {"mean": (0,) * C, "std": (1,) * C}
+    found = read_checkpoint(written(tmp_path / "a.onnx", made), **given)
+    x = torch.rand(3, C, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = original(made, x[:, order] * (factor or 1), (3, C, 8, 8))
+    assert torch.allclose(found.load()(x), expected, rtol=1e-4, atol=1e-4)
+    told = any("blue, green, red" in note for note in found.notes)
+    assert told == any("itmap" in key and order[0] == 2 for key in map(str.lower, said))
+    if pictures is None:
+        assert (found.identity != plain.identity) == (order[0] == 2)
+
+
+def test_a_grey_image_has_no_order_of_channels(tmp_path):
+    plain, said = convolutions(1), convolutions(1)
+    helper.set_model_props(said, {"Image.BitmapPixelFormat": "Bgr8"})
+    one, other = (read_checkpoint(written(tmp_path / f"{i}.onnx", made))
+                  for i, made in enumerate((plain, said)))  # fmt: skip
+    assert one.identity == other.identity
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

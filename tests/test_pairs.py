@@ -14,7 +14,7 @@ import robustkit
 from robustkit.data.classes import WantedClasses
 from robustkit.errors import DataError, InputError
 from robustkit.evaluation import blocks, spreading
-from robustkit.evaluation.similarity import best_threshold
+from robustkit.evaluation.similarity import best_threshold, verification
 
 FOLDS, EACH, SIDE = 3, 6, 8
 
@@ -170,6 +170,22 @@ def test_the_best_threshold_is_the_best_of_all():
         found = best_threshold(similar, same)
         right = [((similar > t) == same).sum() for t in np.linspace(-0.1, 1.1, 200)]
         assert ((similar > found) == same).sum() == max(right)
+
+
+class NoisyFeatures(Features):
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+def test_features_that_draw_have_the_same_thresholds_each_time(pairs):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(verification(NoisyFeatures(), pairs, torch.device("cpu")).thresholds)
+        follows = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(torch.rand(3), follows), "the generator is where it was"
+    assert torch.equal(*found)
 
 
 def test_what_pairs_are_not_for_is_refused_in_one_line(folder, pairs, tmp_path):

@@ -61,7 +61,7 @@ def read_graph(path: Path, file: BufferedReader, said: Said) -> tuple[Checkpoint
     if found.pixels is not None:  # what stands in the graph itself goes first
         own = CheckpointMetadata(mean=found.pixels[:1], std=found.pixels[1:])
         recorded = own.over(replace(recorded, mean=None, std=None, normalised=None))
-    elif declared is not None and declared.flipped:
+    if found.blue_first or (declared is not None and declared.flipped):
         base = replace(base, _network=partial(_flipped, found.make))
         pins["channels"] = "blue, green, red"
     known = merged(base, said, recorded)
@@ -108,6 +108,7 @@ def _beside(path: Path) -> tuple[Declared | None, str]:
 def _flipped(
     make: "Callable[[str | torch.device], torch.nn.Module]", device: "str | torch.device"
 ) -> "torch.nn.Module":
-    from robustkit.checkpoint.adapter import Flipped, freeze  # torch
+    from robustkit.checkpoint.adapter import freeze  # torch
+    from robustkit.checkpoint.onnxfile.network import BlueFirst
 
-    return freeze(Flipped(make(device)))
+    return freeze(BlueFirst(make(device)))

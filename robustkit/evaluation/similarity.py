@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from robustkit.attacks.library import seeded
 from robustkit.data import Dataset
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.network import answer
@@ -48,7 +49,8 @@ def verification(features: nn.Module, data: Dataset, device: torch.device) -> Ve
     """
     network = Verification(features, data.fixed_channels - 1).eval().to(device)
     network.requires_grad_(False)
-    found = list(_similarities(network, data, device))
+    with seeded(0, device):  # features that draw give each run and worker the same thresholds
+        found = list(_similarities(network, data, device))
     similar, fold = (torch.cat(part) for part in zip(*found, strict=True))
     same = torch.as_tensor(data.labels, dtype=torch.bool)
     if len(set(fold.tolist())) < 2:

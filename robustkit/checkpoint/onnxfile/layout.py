@@ -10,12 +10,14 @@ CHANNELS = (1, 3, 4)
 MOVES, SHIFTS, SCALES = ("Cast", "Identity", "Transpose"), ("Sub", "Add"), ("Div", "Mul")
 """operations before and in a normalisation"""
 RANGES = {
-    "NominalRange_0_255": (0.0, 1 / 255),
-    "NominalRange_16_235": (-16 / 219, 1 / 219),
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
+    "nominalrange_0_255": (0.0, 1 / 255),
+    "nominalrange_16_235": (-16 / 219, 1 / 219),
+    "normalized_0_1": (0.0, 1.0),
+    "normalized_1_1": (0.5, 0.5),
 }
 """ONNX's metadata of a range of pixels, as the mean and std that lead there from [0, 1]"""
+BLUE_FIRST = ("bgr8", "bgra8")
+"""likewise of the order of channels"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,20 @@ def _unflattened(graph: Graph) -> bool | None:
 def pixel_range(graph: Graph) -> tuple[float, float] | None:
     """Mean and std that lead from [0, 1] to the pixels that the file says it takes."""
     if graph.input.kind == BYTES:
-        return RANGES["NominalRange_0_255"]
-    return RANGES.get(graph.metadata.get("Image.NominalPixelRange", ""))
+        return RANGES["nominalrange_0_255"]
+    return RANGES.get(_of_images(graph, "NominalPixelRange"))
+
+
+def takes_blue_first(graph: Graph, layout: Layout) -> bool:
+    """Whether the file says that it takes colours in the order blue, green, red."""
+    grey = layout.shape is not None and layout.shape[0] < 3
+    return not grey and _of_images(graph, "BitmapPixelFormat") in BLUE_FIRST
+
+
+def _of_images(graph: Graph, key: str) -> str:
+    """What ONNX's metadata says of images, in small letters: keys and values are of any case."""
+    said = {name.lower(): value.lower() for name, value in graph.metadata.items()}
+    return said.get(f"image.{key}".lower(), "")
 
 
 def normalisation_in(graph: Graph) -> str:

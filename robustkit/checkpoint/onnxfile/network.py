@@ -7,9 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustkit.checkpoint.adapter import Flipped
 from robustkit.checkpoint.onnxfile.conversion import GraphPlan, constants_of
 from robustkit.checkpoint.onnxfile.sizes import Shape
 from robustkit.errors import InputError
+
+
+class BlueFirst(Flipped):
+    """A network that takes blue, green, red, and then what images have beside, such as opacity."""
+
+    def forward(self, x: Tensor) -> object:
+        """As the network: N × C × H × W to what it returns."""
+        return self.network(torch.cat([x[:, :3].flip(1), x[:, 3:]], 1))
 
 
 class GraphNetwork(torch.nn.Module):

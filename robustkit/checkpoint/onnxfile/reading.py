@@ -11,7 +11,13 @@ import numpy as np
 
 from robustkit.checkpoint.onnxfile import contents
 from robustkit.checkpoint.onnxfile.graph import BYTES, Graph, read_graph
-from robustkit.checkpoint.onnxfile.layout import Layout, find_layout, normalisation_in, pixel_range
+from robustkit.checkpoint.onnxfile.layout import (
+    Layout,
+    find_layout,
+    normalisation_in,
+    pixel_range,
+    takes_blue_first,
+)
 from robustkit.checkpoint.onnxfile.opening import Array, opened_model
 from robustkit.errors import CheckpointError
 
@@ -33,6 +39,8 @@ class OnnxFile:
     """C, H, W of its images, where that is told"""
     pixels: tuple[float, float] | None
     """mean and std that lead from [0, 1] to what it says it takes"""
+    blue_first: bool
+    """whether it says that it takes blue, green, red"""
     normalises: str
     """what in the graph normalises its input, or """ ""
     notes: tuple[str, ...]
@@ -61,8 +69,9 @@ def read_onnx(path: Path, file: BufferedReader, sha256: str) -> OnnxFile:
         classes,
         layout.shape,
         pixel_range(graph),
+        takes_blue_first(graph, layout),
         normalisation_in(graph),
-        (*layout.notes, *graph.notes, *_told(graph)),
+        (*layout.notes, *graph.notes, *_told(graph, layout)),
         partial(_network, graph, layout, path.absolute(), sha256),  # opened again when it is loaded
     )
 
@@ -77,13 +86,15 @@ def _network(
     return load_network(graph, layout, original, device)
 
 
-def _told(graph: Graph) -> list[str]:
+def _told(graph: Graph, layout: Layout) -> list[str]:
     notes = []
     kinds = {str(a.dtype) for a in graph.constants.values() if a.size > 1}
     if wide := sorted(kinds & {"float16", "bfloat16", "float64"}):
         notes.append(f"its {' and '.join(wide)} weights are evaluated in float32")
     if graph.input.kind == BYTES:
         notes.append("its input is uint8: it gets 255 times the pixels, without rounding")
+    if takes_blue_first(graph, layout):
+        notes.append("its metadata says that it takes blue, green, red: it gets them in this order")
     if any(node.kind == "QuantizeLinear" for node in graph.nodes):
         notes.append(
             "a quantised network: its rounding is computed, and gradients pass straight through it"
