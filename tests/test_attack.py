@@ -642,6 +642,18 @@ def test_zero_gradients_move_nothing_and_break_nothing():
     assert torch.isinf(attack_block(model, right(model, x), both, 5).distance).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_equal_logits_without_a_gradient_break_nothing(norm):
+    class Flat(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0
+
+    model, x = Flat(), images(5)
+    fmn = make(norm, {"kind": "fmn", "steps": 5})
+    outcomes = attack_block(model, right(model, x), fmn, 5)
+    assert torch.isinf(outcomes.distance).all()
+
+
 def test_random_state_is_restored_after_an_error():
     before = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), seeded(1, torch.device("cpu")):

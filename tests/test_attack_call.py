@@ -9,7 +9,7 @@ from helpers.elsewhere import elsewhere
 from torch import nn
 
 import robustkit
-from robustkit.attacks import DDN, PGD, Noise
+from robustkit.attacks import DDN, FAB, FMN, PGD, Noise
 from robustkit.errors import DataError, InputError, ProtocolError, RobustkitError
 
 EPSILON = 8 / 255
@@ -43,10 +43,13 @@ def batch(net):
         return images, net.eval()(images).argmax(1)
 
 
-def test_what_comes_back_is_within_the_budget_and_fools(net, batch):
+@pytest.mark.parametrize(
+    "made", [PGD(steps=10), FAB(steps=5), [PGD(steps=2), FMN(steps=9)]], ids=["pgd", "fab", "fmn"]
+)
+def test_what_comes_back_is_within_the_budget_and_fools(net, batch, made):
     x, y = batch
     y[0] = (y[0] + 1) % 3  # wrong already
-    attack = robustkit.attack(net, PGD(steps=10), epsilon=EPSILON)
+    attack = robustkit.attack(net, made, epsilon=EPSILON)
     adversarial = attack(x, y)
     assert adversarial.dtype == torch.float32
     assert not adversarial.requires_grad
@@ -151,6 +154,11 @@ def test_a_target_is_headed_for(net, batch):
         predicted = net.eval()(adversarial).argmax(1)
     assert (predicted[attack.fooled] == (y[attack.fooled] + 1) % 3).all()
     assert attack.fooled.any()
+    # one that is wrong already need not be the target's
+    y = (y + torch.arange(len(y)) % 2 + 1) % 3
+    adversarial = attack(x, y)
+    assert torch.equal(adversarial, x)
+    assert torch.equal(attack.fooled, torch.arange(len(y)) % 2 == 1)
 
 
 @pytest.mark.one_of_many

@@ -604,6 +604,21 @@ def test_noise_that_makes_no_sense_is_refused(change):
     assert norm.ppf(0.5) == 0
 
 
+@pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: x - 0.5, lambda x: x * torch.nan])
+def test_radii_are_of_pixels_between_0_and_1(change):
+    model, x = TwoClasses(), change(pictures(3, 2, 3))
+    noise, ids = SmoothingNoise(0.25, n0=2, n=2), ["0", "1"]
+    labels = torch.zeros(2, dtype=torch.long)
+    smoothed = smooth(model, pictures(3, 2, 3), ids, noise, 2)
+    for call in (
+        lambda: smooth(model, x, ids, noise, 2),
+        lambda: predict(model, x, ids, noise, 2),
+        lambda: attack_smoothed(model, x, labels, ids, 0.1, smoothed, 2),
+    ):
+        with pytest.raises(DataError, match=r"pixels outside \[0, 1\]"):
+            call()
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_weights_of_half_precision_are_not_certified(kind):
     module = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).to(kind)

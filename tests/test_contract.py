@@ -549,6 +549,22 @@ def test_a_gradient_that_is_no_number_is_a_warning_and_moves_nothing(norm):
     assert not any("no finite number" in text for text in plain.header["warnings"])
 
 
+@pytest.mark.parametrize("where", [0, 9, 15])
+def test_all_images_are_asked_for_a_gradient_that_is_no_number(where):
+    class Scaled(Net):
+        """By the length of the image's upper part, which has no slope where that is black."""
+
+        def forward(self, x):
+            return self.net(x) * (1 + (x[:, :, :3] ** 2).sum((1, 2, 3)).sqrt())[:, None]
+
+    x = images(24)
+    x[where, :, :3] = 0.0
+    x[:, :, :3] += 0.6 * (x[:, :, :3] > 0) * (1 - x[:, :, :3])  # also after rounding
+    network = Scaled().eval()
+    found = evaluate(network, (x, network(x).argmax(1)), "fgsm", epsilon=["0.05"])
+    assert any("no finite number" in text for text in found.header["warnings"])
+
+
 BY_VALUES = {"boundary", "hopskipjump", "square", "sparse-rs", "noise"}
 """attacks without gradients"""
 CHEAP = {"steps": 20, "search_steps": 4, "restarts": 1, "queries": 20, "trials": 2, "eot": 1}

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 import robustkit
 from robustkit.attacks.contract import check_contract
+from robustkit.attacks.lasting import FirstAnswers
 from robustkit.certification import SmoothingNoise, smooth
 from robustkit.corruption import measure
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation import blocks, spreading
 from robustkit.evaluation.blocks import Attacker
-from robustkit.evaluation.probe import check_unchanged, probe
+from robustkit.evaluation.probe import probe
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 CPU = torch.device("cpu")
@@ -139,14 +140,12 @@ def test_one_that_answers_otherwise_from_some_pass_on_is_not_taken_for_random(wh
 def test_one_that_answers_otherwise_after_its_work_is_refused():
     data = from_arrays(IMAGES.numpy(), torch.arange(24).numpy() % 3, name="arrays")
     network = Turns(500)
-    found = probe(network, data, CPU)
-    check_unchanged(network, data, CPU, found.logits)
+    first = FirstAnswers(network, IMAGES[:16], False, probe(network, data, CPU).logits)
+    first.check()
     for image in IMAGES.repeat(20, 1, 1, 1).split(1):
         network(image)
     with pytest.raises(InputError, match="keeps a state between passes"):
-        check_unchanged(network, data, CPU, found.logits)
-    noisy = DrawsForItself()
-    check_unchanged(noisy, data, CPU, probe(noisy, data, CPU).logits)
+        first.check()
 
 
 class Mixes(Net):
@@ -178,6 +177,72 @@ def test_batches_are_as_large_as_will_be_passed_where_that_is_known(size):
     with pytest.raises(InputError, match=f"in a batch of {size + 1} they differ"):
         check_contract(network, IMAGES, "", batch=size + 1)
     check_contract(network, IMAGES, "", batch=size)
+
+
+def first_piece(net, x, size):
+    """A piece of the batch at a time, but always the first."""
+    return torch.cat([net(x[:size]) for _ in x.split(size)])[: len(x)]
+
+
+def carries(net, x, size):
+    """A piece of the batch at a time, less what the one before it was."""
+    pieces = x.split(size)
+    before = [torch.zeros(1), *(piece.mean((0, 1)) for piece in pieces)]
+    return torch.cat([net(one - last) for one, last in zip(pieces, before, strict=False)])
+
+
+def exchanges(net, x, size):
+    """Every so many-th image at a time, whose logits stay in that order."""
+    return torch.cat([net(x[start::size]) for start in range(min(size, len(x)))])
+
+
+def in_pieces(net, x, size):
+    return torch.cat([net(piece) for piece in x.split(size)])
+
+
+class Divides(Net):
+    """It takes a batch apart, by a way of its own, and puts it together."""
+
+    def __init__(self, way, size, noise):
+        super().__init__()
+        self.way, self.size, self.noise = way, size, noise
+
+    def forward(self, x):
+        if self.noise:
+            x = x + self.noise * torch.randn_like(x)
+        return self.way(self.net, x, self.size)
+
+
+@pytest.mark.one_of_many(5)
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("count", [1, 3, 24])
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [
+        *((first_piece, size) for size in (32, 33, 64, 96, 100)),
+        *((carries, size) for size in (32, 64, 96)),
+        *((exchanges, size) for size in (2, 3, 16)),
+    ],
+)
+def test_a_batch_that_is_put_together_wrongly_is_refused(way, size, count, noise):
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
+        check_contract(Divides(way, size, noise), IMAGES[:count], "")
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("size", [1000, 1024])
+def test_so_is_one_of_many_images_whatever_the_pieces(size, noise):
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
+        check_contract(Divides(first_piece, size, noise), IMAGES, "", batch=2048)
+
+
+@pytest.mark.one_of_many(2)
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("count", [1, 3, 24])
+@pytest.mark.parametrize("size", [32, 33])
+def test_a_batch_that_is_put_together_rightly_is_not(size, count, noise):
+    found = check_contract(Divides(in_pieces, size, noise), IMAGES[:count], "", batch=300)
+    assert found.random == bool(noise)
 
 
 LARGE = torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(2))

@@ -1,5 +1,6 @@
 """A gradient that is not that of what a network answers, or is none at the ends of [0, 1]."""
 
+import re
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,6 +102,24 @@ TWO = {
 }
 
 
+def sure(z):
+    """Nothing is sent back where a class is likely."""
+    return torch.where(z.softmax(1).amax(1, keepdim=True) > 0.9, z.detach(), z)
+
+
+CUT_OFF = {
+    "tanh": (100, torch.tanh),
+    "clamp": (40, lambda z: z.clamp(-5, 5)),
+    "hardtanh": (8, hardtanh),
+    "detached": (8, sure),
+    "detached, all of one class": (8, lambda z: sure(z) + torch.tensor([1e3, 0, 0])),
+    "rounded": (
+        8,
+        lambda z: torch.where(sure(z).detach().abs().amax(1)[:, None] > 3, z.round(), z),
+    ),
+}
+
+
 @pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("way", FLAT)
 def test_a_gradient_that_vanishes_at_black_or_white_pixels_is_a_warning(way):
@@ -184,6 +203,113 @@ def test_logits_that_differ_where_gradients_are_asked_for_are_a_warning(way):
     assert "not robustness" in warning
 
 
+def noisy(way):
+    return lambda x: way(x + 0.05 * torch.randn_like(x))
+
+
+@pytest.mark.one_of_many(2)
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        *((way, "a step along the gradient") for way in FALSE.values()),
+        *((way, "where a gradient is asked for") for way in TWO.values()),
+    ],
+)
+def test_and_so_they_are_of_a_network_that_draws_at_random(way, words):
+    found = warnings_of(Net(noisy(way)))
+    assert any("is randomised" in text for text in found)
+    (warning,) = [text for text in found if words in text]
+    assert "not robustness" in warning
+
+
+class ItsOwn(Net):
+    """Draws from a generator that no seed sets, beside the one of all or without it."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.source, self.beside = torch.Generator().manual_seed(0), beside
+
+    def forward(self, x):
+        noise = torch.randn(x.shape, generator=self.source)
+        return self.net(self.beside(x) + 0.3 * noise)
+
+
+@pytest.mark.one_of_many(2)
+@pytest.mark.parametrize(
+    "network",
+    [
+        Net(noisy(lambda x: x)),
+        Net(noisy(lambda x: back(lambda g: g)(x, 16))),
+        Net(noisy(lambda x: x), 1e3),
+        Net(nn.Dropout(0.3).train().forward),
+        Net(after=lambda z: z + 0.1 * torch.randn_like(z)),
+        Net(lambda x: x.roll(int(torch.randint(3, ())), -1)),
+        ItsOwn(lambda x: x),
+        ItsOwn(lambda x: x + 0.05 * torch.randn_like(x)),
+    ],
+)
+def test_a_sound_gradient_of_one_that_draws_is_no_warning(network):
+    found = warnings_of(network)
+    assert any("is randomised" in text for text in found)
+    others = ("is randomised", "the cross-entropy")
+    assert not any("gradient" in t for t in found if not any(o in t for o in others)), found
+
+
+def without_gradient(network):
+    """How many of the first 16 images, asked one by one, have none in any logit."""
+    count = 0
+    for image in IMAGES[:16].split(1):
+        slope = torch.autograd.functional.jacobian(network, image)
+        count += not slope.any()
+    return count
+
+
+@pytest.mark.one_of_many(2)
+@pytest.mark.parametrize("way", CUT_OFF)
+def test_a_gradient_that_is_missing_at_some_images_is_a_warning(way):
+    factor, after = CUT_OFF[way]
+    network = Net(after=lambda z: after(factor * z))
+    count = without_gradient(network)
+    assert 0 < count < 16
+    (warning,) = [text for text in warnings_of(network) if "no gradient reaches" in text]
+    assert f"no gradient reaches the pixels of {count} of 16 images" in warning
+    assert "not robustness" in warning
+
+
+def test_one_that_is_missing_is_told_once():
+    net = Net(after=lambda z: 300 * (100 * z).tanh())  # whose cross-entropy has none, either
+    count, told = without_gradient(net), " ".join(warnings_of(net, "pgd"))
+    assert f"reaches the pixels of {count} of 16" in told
+    (vanishing,) = re.findall(r"cross-entropy has no gradient, to rounding, at (\d+) of 16", told)
+    assert 0 < int(vanishing) <= 16 - count
+    likely = Net(after=lambda z: (300 * z).softmax(1))
+    assert 0 < without_gradient(likely) < 16
+    found = warnings_of(likely)
+    assert not any("reaches the pixels" in text for text in found)
+    assert any("probabilities" in text for text in found)
+
+
+class Dead(Net):
+    """A plain network whose units answer nothing to images that are black, or nearly."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.net[0].bias.data[:] = bias
+
+
+@pytest.mark.parametrize("bias", [-0.2, 0.0])
+def test_dead_images_of_a_plain_network_are_no_warning(bias):
+    images, network = IMAGES.clone(), Dead(bias)
+    images[5:8] = 0  # few, behind those that are asked in black and white
+    labels = network(images).argmax(1)
+    x = images[4:8].requires_grad_()
+    slope = torch.autograd.grad(network(x).sum(), x)[0]
+    assert slope[0].any()
+    assert not slope[1:].any()
+    found = robustkit.evaluate(network, (images.detach(), labels), "fgsm", epsilon=["0.05"])
+    assert not any("no gradient reaches" in text for text in found.header["warnings"])
+
+
 @pytest.mark.one_of_many(4)
 @pytest.mark.parametrize("factor", [1e-3, 1, 1e3])
 @pytest.mark.parametrize("way", SOUND)
@@ -210,7 +336,7 @@ def test_nor_is_one_behind_any_ending(after):
 
 def test_one_that_rounds_and_one_that_draws_have_warnings_of_their_own():
     (found,) = warnings_of(Net(lambda x: (8 * x).round() / 8))
-    assert "no gradient reaches" in found
+    assert "no gradient reaches the pixels of 16 of 16 images" in found
     (found,) = warnings_of(Net(lambda x: x + 0.05 * torch.randn_like(x)))
     assert "is randomised" in found
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustkit.attacks.company import crowd, turned, turned_back, usual
 from robustkit.attacks.library import drawn, seeded
 from robustkit.checkpoint.adapter import OneByOne, classifier, replica
 from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
@@ -28,9 +29,6 @@ COMPANY = 1e-4
 """likewise in batches of one size, at one place, beside other images. There nothing is summed in
 another order: networks of every kind above give the same bits. Scales that are taken over the whole
 batch (dynamic int8 quantisation: 7e-3) are no rounding, but dependence"""
-CROWD, NUMBERS = 128, 2**22
-"""images that are passed at once as well, and numbers in them at most: as an evaluation does on a
-CPU, unless its batch size is known"""
 FIXED, FEWER = (2, 4, 8, 10, 16, 32, 64, 100, 128), 2**20
 """sizes of a batch that a network may have been exported for, and takes alone; and numbers in one
 at most, since one that takes no images of this size may break at its very end"""
@@ -105,7 +103,7 @@ def check_contract(
         EvaluationFailed: too little memory for a few images.
     """
     with seeded(0, images.device):
-        batch = max(batch or 0, _usual(images))
+        batch = max(batch or 0, usual(images))
         return _found(_Asked(model, instead, source, advice), images[:FEW], batch)
 
 
@@ -124,25 +122,21 @@ def check_batch(
     Raises:
         InputError: an image's logits are others there.
     """
-    if isinstance(model, OneByOne) or batch <= _usual(images):
+    if isinstance(model, OneByOne) or batch <= usual(images):
         return
     with seeded(0, images.device):
         company, *larger = _companies(images[:FEW], batch)
         asked = _Asked(model, instead, "", "")
-        asked = replace(asked, spread=spread(asked.together(company)))
+        among = asked.together(company)
+        asked = replace(asked, spread=spread(among))
         if random:
             asked.independent_from_a_seed(company[:1], larger)
         else:
-            asked.independent_of_size(asked.alone(company), company, larger)
-
-
-def _usual(images: Tensor) -> int:
-    """How many are passed at once at least."""
-    return min(CROWD, NUMBERS // max(1, images[0].numel()))
+            asked.independent_of_size(among, larger)
 
 
 def _companies(images: Tensor, batch: int) -> list[Tensor]:
-    """What a first and a last image are passed among: few, and so many at once if that is more.
+    """What images are passed among: few of them, and so many at once if that is more.
 
     As many few at all times, so that a rule for large batches shows with few images, too.
     """
@@ -150,7 +144,7 @@ def _companies(images: Tensor, batch: int) -> list[Tensor]:
     company = torch.cat([company, 1 - company])
     if batch <= len(company):
         return [company]
-    return [company, company.repeat(-(-batch // len(company)), 1, 1, 1)[:batch]]
+    return [company, crowd(company, batch)]
 
 
 def _found(asked: "_Asked", images: Tensor, batch: int) -> Contract:
@@ -315,45 +309,42 @@ class _Asked:
             )
 
     def independent(self, first: Tensor, companies: Sequence[Tensor]) -> None:
-        """Nothing, if an image's logits are the same alone, and first and last in company.
+        """Nothing, if an image's logits are the same alone, and at every place in company.
 
         Raises:
             InputError: they are not.
         """
         company, *larger = companies
-        alone = self.alone(company)
+        alone = torch.cat([self.logits(company[:1]), self.logits(company[-1:])])
         among = self.together(company)
-        behind = self.together(company.flip(0))
+        behind = turned_back(self.together(turned(company)))
         copies = self.together(first.expand_as(company).contiguous())
         pairs = [
             (self.apart(copies[:1], among[:1]), COMPANY, "in a batch"),
-            (self.apart(copies[-1:], behind[-1:]), COMPANY, "in a batch"),
+            (self.apart(copies[-1:], behind[:1]), COMPANY, "in a batch"),
             (self.apart(alone, among[[0, -1]]), ROUNDING, "alone"),
-            (self.apart(alone, behind[[-1, 0]]), ROUNDING, "alone"),
+            (self.apart(alone, behind[[0, -1]]), ROUNDING, "alone"),
+            (self.apart(among, behind), ROUNDING, "in another order"),
             (self.apart(copies, alone[:1].expand_as(copies)), ROUNDING, "alone"),
         ]
         for share, allowed, how in pairs:
             if share > allowed:
                 self._refuse(f"{how} they differ by {share:.2g} of the logits' spread")
-        self.independent_of_size(alone, company, larger)
+        self.independent_of_size(among, larger)
 
-    def independent_of_size(self, alone: Tensor, company: Tensor, larger: Sequence[Tensor]) -> None:
-        """Nothing, if first and last of a company have the logits among many that they have alone.
+    def independent_of_size(self, few: Tensor, larger: Sequence[Tensor]) -> None:
+        """Nothing, if every row among many is as its own image's logits among few.
 
         Raises:
-            InputError: they have not.
+            InputError: one is not.
         """
-        for crowd in larger:
+        for many in larger:
             with suppress(EvaluationFailed):  # then batches will be smaller, too
-                among = self.together(crowd)[[0, len(company) - 1]]
-                if (share := self.apart(alone, among)) > ROUNDING:
+                found = self.together(many)
+                if (share := self.apart(found, crowd(few, len(many)))) > ROUNDING:
                     self._refuse(
-                        f"in a batch of {len(crowd)} they differ by {share:.2g} of their spread"
+                        f"in a batch of {len(many)} they differ by {share:.2g} of their spread"
                     )
-
-    def alone(self, company: Tensor) -> Tensor:
-        """Logits of the first and the last of a company, each passed by itself, 2 × K."""
-        return torch.cat([self.logits(company[:1]), self.logits(company[-1:])])
 
     def together(self, images: Tensor) -> Tensor:
         """Logits of several images in one pass.
@@ -383,9 +374,9 @@ class _Asked:
         if draws:
             self.independent_from_a_seed(first, companies)
         ways: list[Callable[[], Tensor]] = [
-            lambda: self.logits(first)[0],
-            lambda: self.together(company)[0],
-            lambda: self.together(company.flip(0))[-1],
+            lambda: self.logits(first),
+            lambda: self.together(company),
+            lambda: turned_back(self.together(turned(company))),
         ]
         found: list[list[Tensor]] = [[] for _ in ways]
         # in an order of chance: what a counter does at every third pass is no company's work
@@ -393,9 +384,9 @@ class _Asked:
         source = torch.Generator().manual_seed(0)
         for way in order[torch.randperm(len(order), generator=source)].tolist():
             found[way].append(ways[way]())
-        alone, *others = (torch.stack(passes).double() for passes in found)
-        for other in others:
-            if (errors := self._standard_errors(alone, other)) > CLEARLY:
+        alone, among, behind = (torch.stack(passes).double() for passes in found)
+        for one, other in ((alone, among[:, :1]), (alone, behind[:, :1]), (among, behind)):
+            if (errors := self._standard_errors(one, other)) > CLEARLY:
                 self._refuse(f"means over {PASSES} passes differ by {errors:.2g} standard errors")
 
     def independent_from_a_seed(self, first: Tensor, companies: Sequence[Tensor]) -> None:
@@ -411,8 +402,9 @@ class _Asked:
                 self._same_from_a_seed(first, company)
 
     def _same_from_a_seed(self, first: Tensor, company: Tensor) -> None:
+        own = (company == first).flatten(1).all(1)  # wherever it stands among the others
         passes = [
-            drawn(lambda x=x: self.together(x)[:1], 0, first.device)  # type: ignore[misc]
+            drawn(lambda x=x: self.together(x)[own], 0, first.device)  # type: ignore[misc]
             for x in (company, company, first.expand_as(company).contiguous())
         ]
         (among, left), (again, _), (beside, then) = passes
@@ -421,10 +413,11 @@ class _Asked:
             self._refuse(f"with the same seed they differ by {share:.2g} of the logits' spread")
 
     def _standard_errors(self, one: Tensor, other: Tensor) -> float:
-        """How far two means lie apart, of so many passes each, N × K."""
+        """How far two means lie apart, of so many passes each over the same images, N × M × K."""
         errors = (one.var(0).sum() / len(one) + other.var(0).sum() / len(other)).sqrt()
         between = (one.mean(0) - other.mean(0)).norm()
-        return float(between / (errors + 1e-4 * self.spread + 1e-30))
+        rounding = 1e-4 * self.spread * one.shape[1] ** 0.5
+        return float(between / (errors + rounding + 1e-30))
 
     def _refuse(self, how: str) -> None:
         raise InputError(

@@ -56,7 +56,9 @@ class _OverTheBoundary:
     def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
         """Onto the balls of radius epsilon, N, around x0, and a 100,000th further."""
         points, images = x.raw.flatten(1), x0.raw.flatten(1)
-        nearest = type(self).nearest(points, images, epsilon.raw * (1 + 1e-5) + 1e-7)
+        # of no margin and no gradient foolbox makes NaN: 0 / 0
+        radius = epsilon.raw.nan_to_num(nan=0.0, posinf=None, neginf=None)
+        nearest = type(self).nearest(points, images, radius * (1 + 1e-5) + 1e-7)
         return eagerpy.astensor(nearest.view(x0.shape))
 
 

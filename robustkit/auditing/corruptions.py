@@ -1,6 +1,7 @@
 """Accuracy under common corruptions: made here, or images that others published."""
 
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from robustkit import corruption
-from robustkit.attacks.contract import held
+from robustkit.attacks.lasting import held_throughout
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.outcome import Corrupted, Corruptions
 from robustkit.auditing.stages import TIME_UP, OutOfTime
@@ -125,13 +126,15 @@ class CorruptionRun:
         """How many images of a level are right."""
         watch = self.begin(f"corruption: {images.split}", len(images))
         model, right = self.model(), 0
-        for start in range(0, len(images), self.batch_size):
-            if self.over():
-                raise OutOfTime(TIME_UP)
-            block = torch.from_numpy(images.images(start, start + self.batch_size)).to(self.device)
-            if start == 0:
-                model = held(model, block, batch=self.batch_size)
-            labels = images.labels[start : start + self.batch_size]
-            right += int((predict(model, block, images.split, start) == labels).sum())
-            watch(min(start + self.batch_size, len(images)))
+        size = self.batch_size
+        with ExitStack() as stack:
+            for start in range(0, len(images), size):
+                if self.over():
+                    raise OutOfTime(TIME_UP)
+                block = torch.from_numpy(images.images(start, start + size)).to(self.device)
+                if start == 0:
+                    model = stack.enter_context(held_throughout(model, block, batch=size))
+                labels = images.labels[start : start + size]
+                right += int((predict(model, block, images.split, start) == labels).sum())
+                watch(min(start + size, len(images)))
         return {"right": right}

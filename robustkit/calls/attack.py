@@ -13,6 +13,7 @@ from robustkit.attacks import Block, Outcomes, SearchNetwork, attack_block, in_b
 from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
+from robustkit.attacks.lasting import unchanged
 from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from robustkit.device import in_float32
 from robustkit.errors import DataError, InputError, ProtocolError, quoted
 from robustkit.evaluation.probe import losses_away, traits
 from robustkit.files import whole_number
+from robustkit.geometry import column
 from robustkit.network import trains
 from robustkit.protocol import (
     Given,
@@ -140,7 +142,8 @@ class ModelAttack:
 
         Raises:
             DataError: images or labels that are none.
-            InputError: the network's logits of an image depend on the others.
+            InputError: the network's logits of an image depend on the others, or change while it
+                is attacked.
             EvaluationFailed: its logits are not finite.
         """
         images, labels = _checked(x, y)
@@ -157,8 +160,12 @@ class ModelAttack:
             self.fooled = torch.zeros(0, dtype=torch.bool, device=x.device)
             return images
         reached = in_budget(outcomes.distance, float(protocol.epsilons[0]))
+        # minimal attacks, and FAB, tell of images that are fooled further out, too
+        shown = torch.where(column(reached, block.images), outcomes.perturbed, block.images)
+        if protocol.target != "none":  # one that is wrong already may be another class's
+            reached = reached & (outcomes.perturbed_class == outcomes.classes)
         self.fooled = reached.to(x.device)
-        return outcomes.perturbed.to(x.device)
+        return shown.to(x.device)
 
     def _attacked(self, block: Block, protocol: Protocol) -> Outcomes:
         model = classifier(self.model)
@@ -169,12 +176,14 @@ class ModelAttack:
         size = min(self.batch_size or images, images)
         # of a network's kind, which training does not change
         if shape not in self._trusted or self._trusted[shape].batch < size:
-            self._warn(_cautions(model, block, protocol, size))
+            random, texts = _found(model, block, protocol, size)
+            self._warn(texts)
             inside = steps_inside(model, block.images, protocol)
-            self._trusted[shape] = _Trusted(inside, size)
-        inside = self._trusted[shape].inside
-        search_by = stepping_inside(SearchNetwork(model)) if inside else None
-        return attack_block(model, block, protocol, size, search_by=search_by)
+            self._trusted[shape] = _Trusted(inside, size, random)
+        trusted = self._trusted[shape]
+        search_by = stepping_inside(SearchNetwork(model)) if trusted.inside else None
+        with unchanged(model, block.images, random=trusted.random):
+            return attack_block(model, block, protocol, size, search_by=search_by)
 
     def _warn(self, texts: list[str]) -> None:
         new = [text for text in texts if text not in self.warnings]
@@ -190,10 +199,14 @@ class _Trusted(NamedTuple):
     """whether steps are taken a little inside [0, 1]"""
     batch: int
     """images that were passed at once at most"""
+    random: bool
+    """whether passes over the same image differ"""
 
 
-def _cautions(model: nn.Module, block: Block, protocol: Protocol, batch: int) -> list[str]:
-    """What `evaluate` would warn of a network and a budget, from a few images.
+def _found(
+    model: nn.Module, block: Block, protocol: Protocol, batch: int
+) -> tuple[bool, list[str]]:
+    """Whether a network is random, and what `evaluate` would warn of it and a budget.
 
     Raises:
         InputError: its logits depend on the batch; as `check_contract`.
@@ -201,9 +214,9 @@ def _cautions(model: nn.Module, block: Block, protocol: Protocol, batch: int) ->
     images, labels = block.images[:FEW], block.labels[:FEW].cpu()
     contract = check_contract(model, images, INSTEAD, batch=batch)
     if int(labels.max()) >= contract.classes:
-        return []  # the attack says so
+        return contract.random, []  # the attack says so
     asked: dict[str, Any] = {"gradients": bool(protocol.attacks), "losses": losses_away(protocol)}
-    return [
+    return contract.random, [
         *traits(model, images, labels, contract, **asked).warnings,
         *excessive_budgets(protocol.norm, protocol.epsilons, images.shape[1:]),
     ]

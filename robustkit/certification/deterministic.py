@@ -12,7 +12,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks.contract import held
+from robustkit.attacks.lasting import held_throughout
 from robustkit.certification.agreement import OTHER, check_logits
 from robustkit.certification.bounds import Interval, chunk, intervals, local_errors, lowest
 from robustkit.certification.conversion import convert
@@ -134,9 +134,9 @@ def certify_rising(
     _check(model, images, labels, norm, epsilons)
     try:
         roundoff_of(model, images.device)  # half weights cannot be asked with these images
-        model = held(model, images, MENDED_ONLY, batch_size)
-        graph = graph_of(model, images[0])
-        right = clean_right(model, graph, images, labels, batch_size)
+        with held_throughout(model, images, MENDED_ONLY, batch_size) as model:
+            graph = graph_of(model, images[0])
+            right = clean_right(model, graph, images, labels, batch_size)
     except Unsupported as error:
         return [_nothing(epsilon, len(images), str(error)) for epsilon in epsilons]
     results = []

@@ -15,8 +15,8 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor, nn
 
-from robustkit.attacks.contract import held
 from robustkit.attacks.draws import generator
+from robustkit.attacks.lasting import held_throughout
 from robustkit.errors import DataError, EvaluationFailed, InputError
 from robustkit.geometry import column, in_budget, project
 from robustkit.geometry import distance as distance_of
@@ -108,19 +108,20 @@ def smooth(
 
     Raises:
         DataError: not one id per image.
-        InputError: a model whose logits depend on the batch.
+        InputError: a model whose logits depend on the batch, or change during the work.
         EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
-    model = held(model, images, batch=min(batch_size, max(noise.n0, noise.n)))
     chosen, lower = np.zeros(len(images), np.int64), np.zeros(len(images))
-    for i, (image, name) in enumerate(zip(images, ids, strict=True)):
-        # draws that chose the class may not bound it as well: the largest of several counts is
-        # biased upwards, and the interval would not hold
-        first = _counts(model, image, noise, noise.n0, ("choose", name), batch_size)
-        chosen[i] = int(first.argmax())
-        counts = _counts(model, image, noise, noise.n, ("estimate", name), batch_size)
-        lower[i] = lower_bound(int(counts[chosen[i]]), noise.n, noise.alpha)
+    batch = min(batch_size, max(noise.n0, noise.n))
+    with held_throughout(model, images, batch=batch) as asked:
+        for i, (image, name) in enumerate(zip(images, ids, strict=True)):
+            # draws that chose the class may not bound it as well: the largest of several counts is
+            # biased upwards, and the interval would not hold
+            first = _counts(asked, image, noise, noise.n0, ("choose", name), batch_size)
+            chosen[i] = int(first.argmax())
+            counts = _counts(asked, image, noise, noise.n, ("estimate", name), batch_size)
+            lower[i] = lower_bound(int(counts[chosen[i]]), noise.n, noise.alpha)
     # p bounds the top class alone, and the runner-up by 1 − p, as in the paper: (Φ⁻¹(p) − Φ⁻¹(1 −
     # p)) / 2 = Φ⁻¹(p). At p ≤ 1/2 another class may be as likely, so nothing may be said
     sure = lower > 0.5
@@ -148,12 +149,12 @@ def predict(
 
     Raises:
         DataError: not one id per image.
-        InputError: a model whose logits depend on the batch.
+        InputError: a model whose logits depend on the batch, or change during the work.
         EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
-    model = held(model, images, batch=min(batch_size, noise.n))
-    return _predicted(model, images, ids, noise, batch_size, purpose)
+    with held_throughout(model, images, batch=min(batch_size, noise.n)) as asked:
+        return _predicted(asked, images, ids, noise, batch_size, purpose)
 
 
 def _predicted(
@@ -195,27 +196,25 @@ def attack_smoothed(
 
     Raises:
         DataError: not one id and one label per image.
-        InputError: a model whose logits depend on the batch.
+        InputError: a model whose logits depend on the batch, or change during the work.
         EvaluationFailed: the model broke, or its logits are NaN.
     """
     _check(images, ids)
     if len(labels) != len(images) or len(smoothed.predicted) != len(images):
         raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
-    model = held(model, images, batch=min(batch_size, smoothed.noise.n))
     truth = labels.cpu().numpy()
     clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
-    perturbed, broken = images.clone(), np.zeros(len(images), np.bool_)
-    for i in np.flatnonzero(clean).tolist():
-        names = [ids[i]]
-        x = _descend(
-            model, images[i], int(truth[i]), names[0], epsilon, smoothed.noise, steps, draws
-        )
-        if not bool(in_budget(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
-            raise EvaluationFailed("the attack on the smoothed classifier left its ball")
-        perturbed[i] = x[0]
-        # draws of its own, for the same reason: the attack has seen the others
-        verdict = _predicted(model, x, names, smoothed.noise, batch_size, "verdict")[0]
-        broken[i] = verdict not in (ABSTAIN, truth[i])
+    perturbed, broken, noise = images.clone(), np.zeros(len(images), np.bool_), smoothed.noise
+    with held_throughout(model, images, batch=min(batch_size, noise.n)) as asked:
+        for i in np.flatnonzero(clean).tolist():
+            names, label = [ids[i]], int(truth[i])
+            x = _descend(asked, images[i], label, names[0], epsilon, noise, steps, draws)
+            if not bool(in_budget(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
+                raise EvaluationFailed("the attack on the smoothed classifier left its ball")
+            perturbed[i] = x[0]
+            # draws of its own, for the same reason: the attack has seen the others
+            verdict = _predicted(asked, x, names, noise, batch_size, "verdict")[0]
+            broken[i] = verdict not in (ABSTAIN, label)
     return AttackedSmoothed(
         epsilon, clean, clean & ~broken, sealed & ~broken, sealed & broken, perturbed
     )
@@ -290,3 +289,6 @@ def _check(images: Tensor, ids: Sequence[str]) -> None:
             f"images of shape {tuple(images.shape)} and {len(ids)} ids: "
             "N×C×H×W images with one id each are needed"
         )
+    # sigma and radii are of these pixels; NaN is outside, too
+    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
+        raise DataError("images with pixels outside [0, 1]; scale them to it")

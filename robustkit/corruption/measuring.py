@@ -1,6 +1,7 @@
 """Which images a model still gets right, under every corruption at every severity."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import held
+from robustkit.attacks.lasting import held_throughout
 from robustkit.corruption.kinds import check, corrupt
 from robustkit.corruption.tables import NAMES, SEVERITIES
 from robustkit.errors import DataError, EvaluationFailed, InputError
@@ -48,7 +49,7 @@ def measure(
     Raises:
         UnknownName: no such corruption.
         InputError: no such severity or batch size, images that are too small, or a model whose
-            logits depend on the batch.
+            logits depend on the batch, or change while it is measured.
         DataError: labels and ids do not go together.
         EvaluationFailed: the model broke, or its logits are NaN or infinite.
     """
@@ -62,17 +63,18 @@ def measure(
         check(names[i], severities[j])
     right = np.zeros((len(names), len(severities), len(truth)), bool)
     done = 0
-    for start in range(0, len(truth), batch_size):
-        part = slice(start, min(start + batch_size, len(truth)))
-        clean = torch.as_tensor(images_of(part.start, part.stop)).to(device)
-        if start == 0:
-            model = held(model, clean, batch=batch_size)
-        for i, j in cells:
-            images = corrupt(clean, names[i], severities[j], ids[part], seed)
-            predicted = predict(model, images, f"{names[i]} at severity {severities[j]}", start)
-            right[i, j, part] = predicted == truth[part]
-            done += len(images)
-            progress(done, right.size)
+    with ExitStack() as stack:
+        for start in range(0, len(truth), batch_size):
+            part = slice(start, min(start + batch_size, len(truth)))
+            clean = torch.as_tensor(images_of(part.start, part.stop)).to(device)
+            if start == 0:
+                model = stack.enter_context(held_throughout(model, clean, batch=batch_size))
+            for i, j in cells:
+                images = corrupt(clean, names[i], severities[j], ids[part], seed)
+                predicted = predict(model, images, f"{names[i]} at severity {severities[j]}", start)
+                right[i, j, part] = predicted == truth[part]
+                done += len(images)
+                progress(done, right.size)
     return right
 
 

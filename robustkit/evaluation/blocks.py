@@ -24,6 +24,7 @@ from robustkit.attacks import (
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
+from robustkit.attacks.lasting import FirstAnswers, NetworkChanged
 from robustkit.attacks.library import seeded
 from robustkit.attacks.planned import searched_passes
 from robustkit.attacks.prepared import pays
@@ -31,7 +32,7 @@ from robustkit.data import Dataset
 from robustkit.device import fitting
 from robustkit.errors import ProofContradicted
 from robustkit.evaluation.config import Config
-from robustkit.evaluation.probe import NetworkChanged, check_unchanged
+from robustkit.evaluation.probe import few_images
 from robustkit.evaluation.proving import Proving, Spent
 from robustkit.protocol import Epsilon, Protocol
 from robustkit.record import Blocks, Example, FinishedBlock, table
@@ -165,10 +166,23 @@ class Attacker:
     """whether results hold the perturbed images, too"""
     halved: Callable[[int, str], None]
     """told a smaller batch size, and why in words"""
-    before: torch.Tensor | None
-    """what the network answered to a few images before any work; None: it draws at random"""
+    before: torch.Tensor | None = None
+    """what the probe found that the model answers to a few images; None: it is asked here"""
     experience: Experience = field(default_factory=Experience)
     """of how long attacks take; it decides on nothing but the bar"""
+    first: list[FirstAnswers] = field(init=False)
+    """of model and surrogate, before any work"""
+
+    def __post_init__(self) -> None:
+        few = few_images(self.config.data, self.config.device)
+        model, surrogate, _ = self.networks
+        if self.before is None:
+            self.first = [FirstAnswers.of(model, few, random=self.random.model)]
+        else:
+            self.first = [FirstAnswers(model, few, random=False, logits=self.before)]
+        if surrogate is not None:  # one that turns makes the transferred attack a weaker one
+            drawn, whose = self.random.surrogate, "the surrogate: "
+            self.first.append(FirstAnswers.of(surrogate, few, random=drawn, whose=whose))
 
     def attack(self, span: BlockSpan, progress: Callable[[float], None]) -> OpenBlock:
         """Attack a block.
@@ -210,18 +224,18 @@ class Attacker:
 
         Raises:
             ProofContradicted: an image was fooled where it is proved.
-            NetworkChanged: the network answers otherwise than before its work.
+            NetworkChanged: a network answers otherwise than before its work.
         """
-        config, networks = self.config, self.networks
         block, outcomes = attacked.block, attacked.outcomes
-        protocol, proving = config.protocol, self.proving
+        protocol, proving = self.config.protocol, self.proving
         proving.pairs, again = before, partial(self._attack_block, block)
         checked = self._fitting(
             attacked.span,
             lambda: proving.check(block, protocol, outcomes, again, progress),
         )
         # before a row is kept: a run that is cut off later, and goes on, asks of no block on file
-        check_unchanged(networks.model, config.data, config.device, self.before)
+        for network in self.first:
+            network.check()
         return BlockResult(
             attacked.span,
             _rows(block, outcomes, protocol.epsilons),
@@ -271,7 +285,7 @@ def attack_rows(
 
     Raises:
         ProofContradicted: an image was fooled where it is proved; all blocks are dropped.
-        NetworkChanged: the network answers otherwise than before its work; likewise.
+        NetworkChanged: a network answers otherwise than before its work; likewise.
     """
     data, epsilons, pairs = attacker.config.data, attacker.config.protocol.epsilons, 0
     for span in spans(len(data), plan["block_size"]):

@@ -13,17 +13,18 @@ import numpy as np
 import torch
 
 from robustkit.attacks import Block
+from robustkit.attacks.lasting import FirstAnswers, NetworkChanged
 from robustkit.certification import MENDED_ONLY, REVISION, Decision, decide
 from robustkit.data import Dataset
 from robustkit.device import device as find_device
 from robustkit.device import in_float32
-from robustkit.errors import InputError, RecordError
+from robustkit.errors import InputError, NetworkFailed, RecordError
 from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.evaluation.config import Config, record_header
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import RunOptions
 from robustkit.evaluation.outputs import Outputs, agree
-from robustkit.evaluation.probe import probe
+from robustkit.evaluation.probe import few_images, probe
 from robustkit.files import write_atomic
 from robustkit.keys import CertificationKey
 from robustkit.protocol import Protocol, check_bounded
@@ -65,6 +66,7 @@ def certify_images(
 
     Raises:
         InputError: not one ε without a target, or a network without bounds.
+        NetworkChanged: it answers otherwise than before its work.
         EvaluationFailed: logits that are NaN or infinite.
         RecordError: the file was changed since it was written.
     """
@@ -168,7 +170,9 @@ class _Run:
         steps = bool(self.config.protocol.attacks)
         batch = BATCH if self.options.batch_size == "auto" else self.options.batch_size
         given = (network, self.config.data, device, MENDED_ONLY)
-        self.found = probe(*given, gradients=steps, batch=batch).warnings
+        found = probe(*given, gradients=steps, batch=batch)
+        self.found, few = found.warnings, few_images(self.config.data, device)
+        first = FirstAnswers.of(network, few, random=found.random)
         decisions = decide(
             network,
             self._block(left),
@@ -182,12 +186,28 @@ class _Run:
                 known[left[row]] = self._row(left[row], decision)
                 self.options.progress(len(known), len(self.config.data))
                 if time.monotonic() > written + OFTEN:
-                    self._write(known)
+                    self._keep(known, first)
                     written = time.monotonic()
         finally:
             warnings = [*self.header["warnings"], *self.config.data.changed()]
             self.header = {**self.header, "warnings": warnings}
-            self._write(known)
+            self._keep(known, first)
+
+    def _keep(self, known: Known, first: FirstAnswers) -> None:
+        """Write what is known, as long as the network answers as it did before its work.
+
+        Raises:
+            NetworkChanged: it does not; what is begun is dropped, a whole record stays.
+        """
+        try:
+            first.check()
+        except NetworkChanged:
+            if not _is_whole(self.place):
+                self.place.unlink(missing_ok=True)
+            raise
+        except (NetworkFailed, torch.OutOfMemoryError):
+            pass  # it broke, which is told by the work: what was decided before is kept
+        self._write(known)
 
     def _settled(self, found: tuple[CertifiedImage, Images | None] | None) -> bool:
         return found is not None and (

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import COMPANY, FEW, PASSES, REMEMBERS, Contract, check_contract
+from robustkit.attacks.contract import FEW, PASSES, Contract, check_contract
 from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
 from robustkit.checkpoint.readings import listed
 from robustkit.data import Dataset
-from robustkit.errors import DataError, InputError, NetworkFailed
+from robustkit.errors import DataError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
-from robustkit.evaluation.slopes import doubts, without_at_ends
-from robustkit.network import apart, gradient, spread, trains
+from robustkit.evaluation.slopes import arrival, doubts, without_at_ends
+from robustkit.network import trains
 from robustkit.parsing import in_percent
 from robustkit.protocol import Protocol
 from robustkit.statistics.estimate import counted
@@ -26,8 +26,6 @@ ROUNDED = 1e-4
 """of a sum of probabilities, as they come in float32 from many classes"""
 VANISHED = 1e-30
 """of a loss's gradient in the logits: on its way through a network it comes to 0 in float32"""
-ASKED = 4
-"""images at which the gradient is looked at, pixel by pixel"""
 STEPPED = 8
 """images at which a step is taken along it"""
 PER_CENT = 100.0
@@ -42,8 +40,8 @@ class NetworkTraits:
     """whether passes over the same image differ"""
     idle: bool
     """whether random numbers are drawn all the same"""
-    gradient: bool | None
-    """whether a gradient arrives at the pixels; None: not asked"""
+    missing: int = 0
+    """images of `asked` at which no gradient arrives at the pixels"""
     beside: tuple[str, ...] = ()
     """what it does at a pass beside answering, in words"""
     probabilities: bool = False
@@ -74,9 +72,10 @@ class NetworkTraits:
                 f"the network draws random numbers in a forward pass, which changed nothing in "
                 f"{PASSES} passes: it is taken for deterministic"
             )
-        if self.gradient is False:
+        if self.missing:
             found.append(
-                "no gradient reaches the pixels: gradient attacks fail or find nothing, "
+                f"no gradient reaches the pixels of {self.missing} of "
+                f"{counted(self.asked, 'image')}: gradient attacks fail or find nothing there, "
                 "which is not robustness; square and hopskipjump need no gradients"
             )
         if self.probabilities:
@@ -166,57 +165,29 @@ def traits(
         found = NetworkTraits(
             contract.random,
             contract.idle,
-            None,
-            beside,
+            beside=beside,
             converted=_converted(model, images),
             logits=None if contract.random else outputs,
         )
         if not gradients:
             return found
-        gradient = _gradient_arrives(model, images)
-        blind = gradient and set(losses) == {"cross-entropy"}
-        of_gradient = () if contract.random else doubts(model, images[:STEPPED])
-        if gradient:
+        arrived = arrival(model, images)
+        missing, probabilities = arrived.missing.cpu(), _are_probabilities(outputs)
+        of_gradient = doubts(model, images[:STEPPED], random=contract.random)
+        if not missing.all():
             of_gradient += without_at_ends(model, images)
+            if probabilities:  # which says why it is missing
+                missing = torch.zeros_like(missing)
+        blind = set(losses) == {"cross-entropy"}
         return replace(
             found,
-            gradient=gradient,
-            probabilities=_are_probabilities(outputs),
-            undefined=_undefined(model, images[:ASKED]) if gradient else 0.0,
-            vanishing=_vanishing(outputs, labels) if blind else 0,
+            missing=int(missing.sum()),
+            probabilities=probabilities,
+            undefined=arrived.undefined,
+            vanishing=_vanishing(outputs.cpu()[~missing], labels[~missing]) if blind else 0,
             asked=len(images),
             doubts=of_gradient,
         )
-
-
-class NetworkChanged(InputError):
-    """A network answers otherwise than before it was attacked: none of its rows is kept."""
-
-
-def first_answers(model: torch.nn.Module, data: Dataset, device: torch.device) -> Tensor:
-    """Logits of a few images, N × K, before any work: by them `check_unchanged` tells a change."""
-    with seeded(0, device):
-        return _outputs(model, few_images(data, device))
-
-
-def check_unchanged(
-    model: torch.nn.Module, data: Dataset, device: torch.device, before: Tensor | None
-) -> None:
-    """Nothing, if a model answers after all its passes as it did before them.
-
-    Args:
-        model: that has been passed images since.
-        data: as for `probe`.
-        device: the model's.
-        before: its `first_answers`, or what `probe` found; None: it draws at random.
-
-    Raises:
-        NetworkChanged: its logits of the same images are others now.
-    """
-    if before is None:
-        return
-    if apart(first_answers(model, data, device), before, spread(before)) > COMPANY:
-        raise NetworkChanged(REMEMBERS)
 
 
 def few_images(data: Dataset, device: torch.device) -> Tensor:
@@ -289,12 +260,6 @@ def _beside(model: torch.nn.Module, image: Tensor) -> tuple[str, ...]:
     return tuple(watched.seen)
 
 
-def _gradient_arrives(model: torch.nn.Module, images: Tensor) -> bool:
-    """Whether a gradient arrives at the pixels of an image: mostly the first, or else any."""
-    parts = (images[:1], images[1:])
-    return any(_has_gradient(model, part) for part in parts if len(part))
-
-
 def _outputs(model: torch.nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(images).float()
@@ -333,35 +298,6 @@ def _vanishing(logits: Tensor, labels: Tensor) -> int:
     gradient = logits.softmax(1)
     gradient[torch.arange(len(logits)), labels.to(logits.device)] -= 1
     return int((gradient.abs().amax(1) < VANISHED).sum())
-
-
-def _undefined(model: torch.nn.Module, images: Tensor) -> float:
-    """Share of pixels with a gradient that is no finite number; also at the ends of [0, 1]."""
-    x = torch.cat([images, images.round()]).requires_grad_()
-    try:
-        with torch.enable_grad():
-            logits = model(x)
-            weights = torch.arange(1, logits.shape[1] + 1, device=x.device)
-            found = gradient((logits.float() * weights).sum(), x, allow_unused=True)
-    except (NetworkFailed, torch.OutOfMemoryError):
-        return 0.0
-    return 0.0 if found is None else float((~found.isfinite()).float().mean())
-
-
-def _has_gradient(model: torch.nn.Module, images: Tensor) -> bool:
-    """Whether a gradient that is not zero everywhere arrives at the pixels."""
-    x = images.clone().requires_grad_()
-    try:
-        with torch.enable_grad():
-            logits = model(x)
-            if not logits.requires_grad:
-                return False
-            # each with a weight of its own: probabilities sum to 1, whose gradient is zero
-            weights = torch.arange(1, logits.shape[1] + 1, device=x.device)
-            found = gradient((logits.float() * weights).sum(), x, allow_unused=True)
-    except (NetworkFailed, torch.OutOfMemoryError):
-        return False
-    return found is not None and bool((found != 0).any())
 
 
 class _Watched(torch.nn.Module):

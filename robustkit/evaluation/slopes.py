@@ -1,15 +1,18 @@
-"""Whether a network's gradient is that of what it answers, on a few images."""
+"""Whether a network's gradient arrives, and is that of what it answers, on a few images."""
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import ROUNDING
+from robustkit.attacks.contract import AGAIN, COMPANY, ROUNDING
 from robustkit.attacks.inside import zero_slopes
+from robustkit.attacks.library import drawn, seeded
 from robustkit.attacks.prepared import compared, logits_and_gradient
 from robustkit.errors import NetworkFailed
-from robustkit.network import ROUNDED, answer, apart, spread
+from robustkit.network import ROUNDED, answer, apart, gradient, spread
 from robustkit.parsing import in_percent
 from robustkit.statistics.estimate import counted
 
@@ -21,14 +24,94 @@ RISES = 0.75
 """share of images at which the output must rise at one of the steps; half of them do by chance"""
 FEWEST = 4
 """images of which such a share is taken"""
+ENDS = 4
+"""images at which the gradient is looked at in black and white, too"""
+SHORT = 1 / 255
+"""a step that takes no image off a plateau, but changes what a gradient should follow"""
 
 
-def doubts(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
-    """What is wrong with the gradient of a network that draws nothing at random, in words."""
+class Arrival(NamedTuple):
+    """What arrives at the pixels of images of the gradient of their logits."""
+
+    missing: Tensor
+    """N, which images it does not arrive at: it is 0 at all of their pixels"""
+    undefined: float
+    """share of pixels at which it is NaN or infinite"""
+
+
+def arrival(model: torch.nn.Module, images: Tensor) -> Arrival:
+    """What arrives at images, N × C × H × W, and at a few of them in black and white.
+
+    Where it arrives at some images, those are not missing at which a plain network has none: dead
+    ones, and those that a short step takes to where it is.
+    """
+    try:
+        _, slope = _slope(model, torch.cat([images, images[:ENDS].round()]))
+        missing = _all_zero(slope[: len(images)])
+        if missing.all():
+            return Arrival(missing, 0.0)
+        if missing.any():
+            missing = _held(model, images, missing)
+    except (NetworkFailed, torch.OutOfMemoryError):
+        # an image alone takes less, and nothing is said of the others that may be wrong
+        found = arrival(model, images[:1]).missing if len(images) > 1 else torch.ones(1).bool()
+        return Arrival(found.expand(len(images)), 0.0)
+    return Arrival(missing, float((~slope.isfinite()).float().mean()))
+
+
+def _held(model: torch.nn.Module, images: Tensor, missing: Tensor) -> Tensor:
+    """Which of the images without a gradient have an output that does not stay as it is, N.
+
+    Dead images of a plain network are few, answer the same, and go on to after a short step.
+    Those of a network that saturates or detaches its logits do not.
+    """
+    source = torch.Generator().manual_seed(0)
+    sign = torch.rand(images.shape, generator=source).to(images).sub(0.5).sign()
+    with seeded(0, images.device), torch.no_grad():
+        here: Tensor = answer(model, images)
+    with seeded(0, images.device):
+        there, slope = _slope(model, (images + SHORT * sign).clamp(0, 1))
+    held, scale = missing & _all_zero(slope), spread(here)
+    alike = here[held][:1].expand_as(here[held])
+    if 2 * int(held.sum()) > len(images) or (
+        bool(held.any()) and apart(here[held], alike, scale) > COMPANY
+    ):
+        return held
+    moved = [apart(*pair, scale) > COMPANY for pair in zip(here, there, strict=True)]
+    return held & torch.tensor(moved, device=held.device)
+
+
+def _all_zero(slope: Tensor) -> Tensor:
+    return (slope == 0).flatten(1).all(1)
+
+
+def _slope(model: torch.nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and the gradient of their sum, weighted, in the pixels; zeros where there is none."""
+    x = images.clone().requires_grad_()
+    with torch.enable_grad():
+        logits: Tensor = answer(model, x)
+        found = None
+        if logits.requires_grad:
+            # each with a weight of its own: probabilities sum to 1, whose gradient is zero
+            weights = torch.arange(1, logits.shape[1] + 1, device=x.device)
+            found = gradient((logits.float() * weights).sum(), x, allow_unused=True)
+    return logits.detach(), torch.zeros_like(images) if found is None else found
+
+
+def doubts(model: torch.nn.Module, images: Tensor, *, random: bool = False) -> tuple[str, ...]:
+    """What is wrong with the gradient of a network, in words.
+
+    Args:
+        model: frozen, from pixels in [0, 1] to logits.
+        images: a few, N × C × H × W.
+        random: whether its passes differ; nothing is said of one whose draws no seed repeats.
+    """
     found: list[str] = []
     # whatever breaks here breaks in the attack, and is told there
     with suppress(NetworkFailed, torch.OutOfMemoryError):
-        if (share := _differs(model, images)) > ROUNDING:
+        if random and not _repeats(model, images[:1]):
+            return ()
+        if (share := _differs(model, images, random)) > ROUNDING:
             found.append(
                 f"the network's logits differ by {share:.2g} of their spread where a gradient is "
                 "asked for: gradient attacks follow another function than the one that is judged, "
@@ -59,12 +142,35 @@ def without_at_ends(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:
     )
 
 
-def _differs(model: torch.nn.Module, images: Tensor) -> float:
+def _repeats(model: torch.nn.Module, image: Tensor) -> bool:
+    """Whether all that a network draws is drawn from global generators: a seed repeats it."""
+    _, before = drawn(lambda: None, 0, image.device)
+    once, after = drawn(_without(model, image), 0, image.device)
+    passes = (drawn(_without(model, image), 0, image.device)[0] for _ in range(AGAIN))
+    return before != after and all(apart(z, once, spread(once)) <= COMPANY for z in passes)
+
+
+def _without(model: torch.nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """A pass without gradients."""
+
+    def asked() -> Any:
+        with torch.no_grad():
+            return answer(model, images)
+
+    return asked
+
+
+def _differs(model: torch.nn.Module, images: Tensor, random: bool) -> float:
     """How far logits with a gradient lie from those without."""
-    with torch.no_grad():
-        without: Tensor = answer(model, images)
-    with torch.enable_grad():
-        logits: Tensor = answer(model, images.clone().requires_grad_())
+
+    def asked() -> Any:
+        with torch.enable_grad():
+            return answer(model, images.clone().requires_grad_())
+
+    without, left = drawn(_without(model, images), 0, images.device)
+    logits, then = drawn(asked, 0, images.device)
+    if random and left != then:  # a kernel of another kind draws otherwise, which is no fault
+        return 0.0
     return apart(logits, without, spread(without))
 
 
@@ -73,8 +179,10 @@ def _rising(model: torch.nn.Module, images: Tensor) -> tuple[int, int]:
 
     The output is that of `logits_and_gradient`. Images whose gradient promises nothing to speak of
     are left out, and those at which a step changes nothing, as between two steps of a rounding.
+    All passes draw the same.
     """
-    logits, slope = logits_and_gradient(model, images)
+    with seeded(0, images.device):
+        logits, slope = logits_and_gradient(model, images)
     if slope is None:
         return 0, 0
     weights = torch.linspace(-1, 1, logits.shape[1], device=images.device).double()
@@ -82,8 +190,7 @@ def _rising(model: torch.nn.Module, images: Tensor) -> tuple[int, int]:
     for step in STEPS:
         up, down = ((images + sign * step * slope.sign()).clamp(0, 1) for sign in (1, -1))
         promised = (slope * (up - down)).double().flatten(1).sum(1)
-        with torch.no_grad():
-            above, below = (answer(model, x).double() for x in (up, down))
+        above, below = (drawn(_without(model, x), 0, images.device)[0].double() for x in (up, down))
         change = above - below
         rounding = ROUNDED * torch.maximum(above.abs(), below.abs())
         rise = torch.where(change.abs() > rounding, change, 0) @ weights

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from robustkit import machine
+from robustkit.attacks.lasting import NetworkChanged
 from robustkit.device import in_float32
 from robustkit.errors import EvaluationFailed, InputError, ProofContradicted
 from robustkit.evaluation.blocks import (
@@ -31,7 +32,6 @@ from robustkit.evaluation.blocks import (
 )
 from robustkit.evaluation.config import Config
 from robustkit.evaluation.options import RunOptions
-from robustkit.evaluation.probe import NetworkChanged, first_answers
 from robustkit.evaluation.proving import begin
 from robustkit.parallel.actors import RayCrew
 from robustkit.parallel.cluster import STORE_BYTES, Cluster, connected
@@ -88,13 +88,11 @@ class BlockBench:
         self.tell: Tell = lambda content: None
         with in_float32():
             loaded = load_networks(config)
-            given = (loaded.model, config.data, config.device)
-            before = None if site.random.model else first_answers(*given)
             networks = searching(config, loaded, random=any(site.random))
             proving = begin(config, networks.model, any(site.random), site.proofs)
-        self.attacker = Attacker(
-            config, networks, proving, site.random, 1, site.keep_images, self._halved, before
-        )
+            self.attacker = Attacker(
+                config, networks, proving, site.random, 1, site.keep_images, self._halved
+            )
 
     def _halved(self, size: int, why: str) -> None:
         self.tell(Halved(size, why))
