@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -967,6 +968,7 @@ def test_every_shipped_plan_parses_and_names_protocols_that_exist(name):
             assert protocols.load_protocol(spec.attack, spec.set, norm).norm == norm
 
 
+ONE = '[[stage]]\nattack = "pgd"\nrequired = true\n'
 STAGE = '[[stage]]\nattack = "pgd"\nrequired = true\n\n[[stage]]\nrequired = true'
 
 
@@ -993,6 +995,15 @@ STAGE = '[[stage]]\nattack = "pgd"\nrequired = true\n\n[[stage]]\nrequired = tru
         (f'{STAGE}\nattack = "square"\nset = ["querys=9"]', r"\[\[stage\]\] 2: .*quer"),
         (f'{STAGE}\nattack = "square"\nset = ["queries=x"]', r"\[\[stage\]\] 2: .*queries"),
         (f'{STAGE}\nattack = "losses"\nset = ["larger_first=true", "steps=9"]', "at least 10"),
+        (ONE + "[smoothing]", r"\[smoothing\]: the key 'images' is missing"),
+        (ONE + "[smoothing]\nimages = -1\nsigma = 0.5\ndraws = 10", "images must not be negative"),
+        (ONE + "[smoothing]\nimages = 1\nsigma = 0\ndraws = 10", "sigma must be above 0"),
+        (ONE + "[smoothing]\nimages = 1\nsigma = 0.5\ndraws = 0", "draws must be 1 or more"),
+        (
+            ONE + "[smoothing]\nimages = 1\nsigma = 0.5\ndraws = 9\nalpha = 1.0",
+            "alpha must lie between",
+        ),
+        (ONE + "[smoothing]\nimages = 1\nsigma = 0.5\ndraws = 9\nradii = [-0.25]", "radii must be"),
         (f'{STAGE}\nattack = "pgd"\nnorms = ["l3"]', r"2: norms: unknown norm 'l3'"),
         (f'{STAGE}\nattack = "mifgsm"\nnorms = ["l2"]', r"\[\[stage\]\] 2: .*l2"),
     ],
@@ -1152,3 +1163,20 @@ def test_the_schema_has_all_that_is_recorded_of_a_network():
         jsonschema.validate(json.loads(canonical(model.header | RULE)), schema)
     assert {"weights_key", "image_by_image", "asked_label_noise"} <= models[0].header.keys()
     assert "network" in models[1].header
+
+
+def test_a_refusal_to_certify_is_asked_again(tmp_path):
+    """What its message tells to switch off is in no key."""
+    parts = Parts(
+        tmp_path,
+        evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k")),
+        SimpleNamespace(judged=parse_epsilon("0.1", ""), norm="linf", seed=0),
+        torch.device("cpu"),
+        None,
+    )
+    key = parts.key("certificate", SimpleNamespace(digest="d"))
+    answers = iter([{"reason": "no memory", "levels": []}, {"reason": "", "levels": [1]}])
+    parts.store(key, {"reason": "of an earlier version", "levels": []})
+    found = [parts.part(key, lambda: next(answers)) for _ in range(3)]
+    assert [one["reason"] for one in found] == ["no memory", "", ""]
+    assert found[1] == found[2]

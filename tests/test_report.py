@@ -434,6 +434,12 @@ def test_a_protocol_written_out_is_the_one_that_was_run():
     assert replace(again, seed=5).digest == protocol["digest"]
 
 
+@pytest.mark.parametrize("title", ["PGD \U0001f680", 'a "b" \\ \t\x07\x7f\u2028é'])
+def test_a_title_of_any_letters_is_written_out_as_toml(title):
+    protocol = evaluation().header["protocol"] | {"title": title}
+    assert tomllib.loads(protocol_toml(protocol))["title"] == title
+
+
 def test_the_report_needs_no_torch():
     code = "import sys, robustkit.reporting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

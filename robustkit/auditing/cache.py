@@ -64,10 +64,13 @@ class Parts:
         """What is on file of a part, else what is computed, then kept.
 
         Whatever `compute` raises is passed on, and nothing is kept: what failed may succeed later.
+        Nor is a part that has but a reason why there is nothing: a setting may be in the way.
         """
-        if not (found := self.stored(key)):
+        found = self.stored(key)
+        if not found or found.get("reason"):
             found = dict(compute())
-            self.store(key, found)
+            if not found.get("reason"):
+                self.store(key, found)
         return found
 
     def stored(self, key: AuditPartKey) -> dict[str, Any]:

@@ -143,9 +143,7 @@ def load_plan(name: str) -> AuditPlan:
     if not 0 <= file.branching < inf:
         raise InputError(f"{where}: branching must be a number of seconds from 0")
     stages = tuple(_stage(t, f"{where}: [[stage]] {i}") for i, t in enumerate(file.stage, 1))
-    smoothing = (
-        build(Smoothing, file.smoothing, f"{where}: [smoothing]") if file.smoothing else None
-    )
+    smoothing = None if file.smoothing is None else _smoothing(file.smoothing, where)
     thresholds.checked(file.thresholds or {}, f"{where}: [thresholds]")
     return AuditPlan(
         path.stem,
@@ -162,6 +160,22 @@ def load_plan(name: str) -> AuditPlan:
         file.thresholds or {},
         read_text(path),
     )
+
+
+def _smoothing(table: Mapping[str, Any], where: str) -> Smoothing:
+    where = f"{where}: [smoothing]"
+    found = build(Smoothing, table, where)
+    if found.images < 0:
+        raise InputError(f"{where}: images must not be negative; 0 means all")
+    if not found.sigma > 0:
+        raise InputError(f"{where}: sigma must be above 0, in pixels of [0, 1]")
+    if found.draws < 1:
+        raise InputError(f"{where}: draws must be 1 or more")
+    if not 0 < found.alpha < 1:
+        raise InputError(f"{where}: alpha must lie between 0 and 1, 0.001 for example")
+    if not found.radii or min(found.radii) <= 0:
+        raise InputError(f"{where}: radii must be numbers above 0")
+    return found
 
 
 def _stage(table: Mapping[str, Any], where: str) -> StageSpec:

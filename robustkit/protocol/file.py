@@ -174,8 +174,10 @@ def protocol_toml(protocol: Table) -> str:
 
 
 def _toml_lines(table: Table) -> str:
-    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    # strings, whole numbers, booleans and lists of strings read the same in JSON and TOML, but for
+    # pairs of surrogates, which TOML forbids, and DEL, which it forbids as it is
+    told = {key: json.dumps(value, ensure_ascii=False) for key, value in table.items()}
+    return "".join(f"{key} = {text}\n" for key, text in told.items()).replace("\x7f", "\\u007f")
 
 
 def _file(name: str) -> Path:
