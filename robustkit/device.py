@@ -110,7 +110,9 @@ def fitting(
             return work(size)
         except torch.OutOfMemoryError as error:
             if size == 1:
-                raise EvaluationFailed("the GPU has too little memory for one image") from error
+                raise EvaluationFailed(
+                    f"the GPU has too little memory for one image ({first_line(error)})"
+                ) from error
         # outside of the handler, whose traceback would hold on to the failed pass's tensors
         torch.cuda.empty_cache()
         size //= 2
@@ -133,6 +135,9 @@ def on_its_own() -> Iterator[None]:
 def in_float32() -> Iterator[None]:
     """As verdicts are made: on its own, and in float32 all through.
 
+    Where the program around asks for deterministic algorithms alone, a GPU has none for some of
+    what is done here (sums along a row, medians): that is left off meanwhile.
+
     Raises:
         InputError: the environment has the processor cut float32.
     """
@@ -141,8 +146,24 @@ def in_float32() -> Iterator[None]:
             f"{name}={os.environ[name]} has the processor cut float32, of which all verdicts are; "
             "unset it"
         )
-    with on_its_own(), tf32(allowed=False):
+    with on_its_own(), tf32(allowed=False), deterministic(wanted=False):
         yield
+
+
+@contextmanager
+def deterministic(*, wanted: bool) -> Iterator[None]:
+    """With deterministic algorithms alone, or with any; as it was afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    # asked for what it does already, torch imports its compiler all the same: seconds
+    if before != wanted or (wanted and warns):
+        torch.use_deterministic_algorithms(wanted)
+    try:
+        yield
+    finally:
+        now = torch.are_deterministic_algorithms_enabled()
+        if (before, warns) != (now, torch.is_deterministic_algorithms_warn_only_enabled()):
+            torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 def fast_math() -> str:

@@ -69,7 +69,9 @@ def find(shelf: Shelf, name: str) -> Path:
         return Path(name)
     of_images = shelf == "data" and not {"/", "\\"}.isdisjoint(name)
     for folder in () if of_images else (Path(shelf), shipped(shelf)):
-        if is_file(path := folder / f"{name}.toml"):
+        path = folder / f"{name}.toml"
+        # by its very letters, where a file system takes "ImageNet" for "imagenet", too
+        if is_file(path) and path in path.parent.iterdir():
             return path
     what = {"attacks": "attack", "data": "data set", "reports": "report"}[shelf]
     raise UnknownName(what, name, names(shelf), "or give a path to a .toml file")
@@ -313,7 +315,7 @@ def _opened_through(path: Path) -> BinaryIO | None:
 
 def _own_descriptor(path: Path) -> int | None:
     """The number of a descriptor of this process, where a path leads to one: /dev/fd/63, say."""
-    folder = re.compile(rf"/proc/{os.getpid()}(/task/\d+)?/fd")
+    folder = re.compile(rf"(/proc/{os.getpid()}(/task/\d+)?|/dev)/fd")  # /dev: on macOS
     for _ in range(LINKS):
         if path.name.isdecimal() and folder.fullmatch(os.path.realpath(path.parent)):
             return int(path.name)

@@ -115,14 +115,20 @@ def steepest_step(x: Tensor, gradient: Tensor, size: Tensor, norm: Norm) -> Tens
     if norm == "linf":
         return gradient.sign_().mul_(column(size, x)).add_(x)
     if norm == "l2":
-        length = gradient.flatten(1).norm(dim=1)
-        # scaled by the largest entry first: squares of tiny gradients underflow in float32
-        if bool((length < 1e-12).any()):
-            gradient = gradient / column(gradient.flatten(1).abs().amax(1).clamp(min=1e-38), x)
-            length = gradient.flatten(1).norm(dim=1)
-        # any other is longer by now, if need be by scaling: only a zero one is below the clamp
-        return gradient.mul_(column(size / length.clamp(min=1e-12), x)).add_(x)
+        return of_length(gradient, size).add_(x)
     return _steepest_l1(x, gradient, size).add_(x)
+
+
+def of_length(gradient: Tensor, size: Tensor) -> Tensor:
+    """Gradients, N × …, as long as `size`, N, in L2; zero ones as they are. May overwrite them."""
+    length = gradient.flatten(1).norm(dim=1)
+    # scaled by the largest entry first: squares of tiny gradients underflow in float32
+    if bool((length < 1e-12).any()):
+        largest = gradient.flatten(1).abs().amax(1)
+        gradient = gradient / column(largest.clamp(min=1e-38), gradient)
+        length = gradient.flatten(1).norm(dim=1)
+    # any other is longer by now, if need be by scaling: only a zero one is below the clamp
+    return gradient.mul_(column(size / length.clamp(min=1e-12), gradient))
 
 
 def _steepest_l1(x: Tensor, gradient: Tensor, size: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def keep_memory() -> None:
     the same tens of megabytes over and over; glibc returns blocks of that size to the kernel, which
     then clears every page anew. Elsewhere than on glibc this does nothing.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: on Windows
         mallopt = ctypes.CDLL(None).mallopt
         for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             any(mallopt(setting, size) for size in KEPT)

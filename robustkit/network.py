@@ -11,13 +11,15 @@ from robustkit.errors import NetworkFailed, RobustkitError, one_line
 
 ROUNDED = 4 * torch.finfo(torch.float32).eps
 """of a logit: what float32 may make of it otherwise, however little it says beside an offset"""
+NO_MEMORY = ("unable to find an engine to execute", "STATUS_ALLOC_FAILED")
+"""in which cuDNN and cuBLAS tell that there is none for what they work in"""
 
 
 @contextmanager
 def asked(doing: str) -> Iterator[None]:
     """A pass through a network of others, forward or back; `doing` says which.
 
-    A lack of memory is raised as it is, since a smaller batch may help.
+    A lack of memory is raised as such, in whatever words, since a smaller batch may help.
 
     Raises:
         NetworkFailed: it raised anything, were it the end of the process.
@@ -27,6 +29,9 @@ def asked(doing: str) -> Iterator[None]:
     except (RobustkitError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
+        begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if begun and any(words in str(error) for words in NO_MEMORY):
+            raise torch.OutOfMemoryError(one_line(error)) from error
         raise NetworkFailed(f"the network failed {doing}: {one_line(error)}") from error
 
 
@@ -107,6 +112,49 @@ def gradient(value: Tensor, x: Tensor, **options: Any) -> Any:
         found = torch.autograd.grad(value, x, **options)[0]
     # autograd may hand out one number for all pixels
     return found if found is None else found.contiguous()
+
+
+def followed(x: Tensor) -> Tensor:
+    """Images as a tensor of their own, on which a hook may stand, where a gradient is wanted."""
+    return x.view_as(x) if torch.is_grad_enabled() and x.requires_grad else x
+
+
+def levelled(logits: Tensor, x: Tensor) -> Tensor:
+    """Logits, of few bits as float32; `x`, N × C × H × W, are their pixels, `followed`.
+
+    What a loss that saturates sends back may be too small for what a network computes in: 6e-8 is
+    float16's smallest number. It passes through the network with its largest number in each row
+    near 1, and comes to the pixels on the scale that it was sent with, a power of two: where
+    nothing is too small every bit is the same.
+    """
+    if not (torch.is_grad_enabled() and logits.requires_grad and x.requires_grad):
+        return logits.float() if logits.dtype.itemsize < 4 else logits
+    scale: list[Tensor] = []
+    hooked: Any = x
+
+    def rescaled(signal: Tensor) -> Tensor:
+        return signal * scale[0].to(signal).view(-1, *[1] * (signal.ndim - 1))
+
+    hooked.register_hook(rescaled)
+    found: Tensor = _Levelled.apply(logits, scale)
+    return found
+
+
+class _Levelled(torch.autograd.Function):
+    """Logits in float32 at least, whose signal goes back near 1."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale, ctx.dtype = scale, logits.dtype
+        return logits.float() if logits.dtype.itemsize < 4 else logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
+        largest = signal.detach().abs().amax(1, keepdim=True)
+        exponent = torch.frexp(largest).exponent.clamp(max=127)
+        power = torch.ldexp(torch.ones_like(largest), exponent)
+        ctx.scale[:] = [torch.where(largest.isfinite(), power, 1)]  # of zeros it is 1
+        return (signal / ctx.scale[0]).to(ctx.dtype), None
 
 
 def spread(logits: Tensor) -> float:

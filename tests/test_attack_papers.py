@@ -82,7 +82,7 @@ def sources(n):
 def steps_of(search, model, state):
     """Drive a search as the engine does: what it knows when each step is done."""
     for _ in range(search.steps):
-        logits, value, gradient = passes(model, state, search, False, True)
+        logits, value, gradient, _ = passes(model, state, search, False, True)
         search.claims(state, logits.argmax(1) != state.classes)
         search.advance(state, value, gradient)
         state.step = state.step + 1

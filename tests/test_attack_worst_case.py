@@ -210,3 +210,48 @@ def test_a_number_out_of_bounds_is_told_with_the_bound_that_holds(setting, bound
         load_protocol("worst-case", [setting])
     name = setting.partition("=")[0]
     assert str(refused.value) == f"square: {name} must be {bound}, got -1"
+
+
+# --- images on the boundary ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["probability-margin", "rescaled-cross-entropy"])
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize("gap", [0.0, 1e-9])
+def test_an_image_on_the_boundary_has_a_slope_wherever_it_goes(loss, classes, gap):
+    clean = torch.linspace(3, -3, min(classes, 10), dtype=torch.float64)[None]
+    clean = torch.cat([clean, torch.full((1, classes - clean.shape[1]), -4.0)], 1)
+    clean[:, 1] = clean[:, 0] - gap
+    for step in (0.3, 1e-3, -1e-3):
+        logits = clean.clone()
+        logits[:, 0] += step
+        logits.requires_grad_()
+        value = objective(logits.float(), torch.tensor([0]), clean.float(), loss)
+        (slope,) = torch.autograd.grad(value.sum(), logits)
+        assert slope[0, 0] < 0 < slope[0, 1]
+        assert slope.abs().max() > 1e-3
+
+
+def test_masked_classes_leave_an_ordinary_image_as_it_is():
+    clean = torch.tensor([[3.0, 1.0, 0.0, -1.0, -2.0, -3.0]])
+    logits = torch.tensor([[2.5, 1.5, 0.0, -1.0, -2.0, -3.0]])
+    for mask in (-1e9, -torch.inf):
+        masked = [torch.cat([t, torch.full((1, 4), mask)], 1) for t in (logits, clean)]
+        for loss in ("probability-margin", "rescaled-cross-entropy"):
+            found = objective(masked[0], torch.tensor([0]), masked[1], loss)
+            assert found.isfinite().all()
+        plain, found = (
+            objective(a, torch.tensor([0]), b, "probability-margin")
+            for a, b in ((logits, clean), masked)
+        )
+        assert torch.allclose(plain, found)
+
+
+@pytest.mark.parametrize("loss", ["probability-margin", "rescaled-cross-entropy"])
+def test_with_two_classes_the_loss_is_the_margin(loss):
+    logits = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * 50
+    labels, clean = torch.arange(20) % 2, torch.ones(20, 2) - torch.tensor([0.0, 2.0])
+    rows = torch.arange(20)
+    margin = logits[rows, 1 - labels] - logits[rows, labels]
+    assert torch.allclose(objective(logits, labels, clean, loss), margin / 2)
+    assert torch.allclose(towards(logits, labels, 1 - labels, clean, loss), margin / 2)

@@ -698,6 +698,23 @@ def on_the_diagonal(audit):
 
 
 @pytest.mark.thorough
+def test_images_whose_smoothed_certificate_an_attack_breaks_are_told(
+    plan, images, tmp_path, monkeypatch
+):
+    from robustkit.auditing import run
+
+    def broken(*given, real=run.attack_smoothed):
+        tried = real(*given)
+        tried.contradicted[:2] = True
+        return tried
+
+    monkeypatch.setattr(run, "attack_smoothed", broken)
+    audit = run_audit(request_for(plan, images), settings_in(tmp_path))
+    (note,) = [text for text in audit.warnings if "smoothed classifier" in text]
+    assert note.startswith("smoothed classifier: 2 of 4 images, certified, fell to an attack")
+
+
+@pytest.mark.thorough
 def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     calls = []
 

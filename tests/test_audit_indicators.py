@@ -1,6 +1,7 @@
 """Every broken defence is caught and undone; sound networks are left in peace."""
 
 import math
+import re
 import tomllib
 from dataclasses import replace
 from fractions import Fraction
@@ -355,6 +356,29 @@ def test_unstable_predictions_count_relative_changes():
     value, fired = seen(bare(Answers([0.0, 50.0], [50.0, 0.0])), "unstable-predictions")
     assert fired
     assert value == 1  # capped
+
+
+def said(context, name, threshold):
+    """What an indicator sees, in words."""
+    return next(i for i in INDICATORS if i.name == name).look(context, threshold).sentence
+
+
+def test_shares_that_differ_and_small_ones_are_told_as_such():
+    n, none = 2500, torch.zeros(2500).bool()
+    context = replace(bare(Answers([1.0, 0.0]), n=n), fgsm=torch.arange(n) >= 1250)
+    falling = torch.arange(3 * n).reshape(n, 3).double()
+    path = LossTrajectory(torch.arange(n), none[:, None], falling, torch.arange(n) < 1249)
+    context.once("trajectory", lambda: path)
+    told = "robust accuracy is 50.04\u00a0% after all steps and 50.00\u00a0% after one"
+    assert said(context, "single-beats-iterative", 0) == told
+    told = said(context, "incomplete-optimisation", 0.004)
+    assert told.startswith(
+        f"for {n} of {n} survivors the loss still changed by more than 0.4\u00a0%"
+    )
+    changing = bare(Answers([1.0, 0.0], [1.0, 0.01]))
+    assert re.search(
+        "by 0\\.[1-9]\\d*\u00a0% on average", said(changing, "unstable-predictions", 0)
+    )
 
 
 def test_recorded_accuracy_by_an_exact_test():

@@ -400,6 +400,23 @@ def test_what_was_fooled_stays_fooled_whatever_did_not_complete(stages, indicato
     assert ("could only have lowered" in " ".join(found.reasons)) == (FAILED in stages)
 
 
+@pytest.mark.parametrize("above", [1e-5, 0.000375, 0.00049, 0.0199, 0.02, 0.3])
+def test_no_claim_is_told_to_be_further_above_the_interval_than_it_is(above):
+    survived = proportion(83, 200, "exact")
+    found = verdict(survived.high + above, survived, images=200)
+    claimed, by, high = (
+        float(re.search(pattern, found.sentence)[1])
+        for pattern in (
+            r"claim of ([\d.]+)\u00a0%",
+            r"overstated by ([\d.]+)\u00a0points or more",
+            r"CI [\d.]+ to ([\d.]+)\)",
+        )
+    )
+    assert 0 < by <= 100 * above + 1e-9
+    assert high < claimed
+    assert f"{by:g}" in found.reasons[0]
+
+
 def test_a_claim_below_says_that_the_attacks_may_be_too_weak():
     (reason,) = verdict(0.3).reasons
     assert "5\u00a0points below the interval, which begins at 42.0\u00a0%" in reason
@@ -1094,6 +1111,21 @@ def test_a_sanity_check_that_does_not_hold_says_so():
     )
     assert item(replace(audit, stages=better), "Sanity: iterative").answer == "did not hold"
     assert item(audit, "Sanity: more iterations").answer == "did not hold"
+
+
+def test_two_shares_that_differ_are_told_as_two_numbers():
+    audit = on_all(full(), "fgsm", "pgd")
+    left = {"fgsm": 4400, "pgd": 4404}
+    stages = tuple(
+        replace(s, robust=(level("8/255", left[s.name], 10_000),)) if s.name in left else s
+        for s in audit.stages
+    )
+    assert item(replace(audit, stages=stages), "Sanity: iterative").how == (
+        "Iterative attacks left 44.04\u00a0%, single-step attacks 44.00\u00a0%."
+    )
+    robust = (level("4/255", 451), level("8/255", 1004, 10_000))
+    found = item(replace(audit, robust=robust), "Sanity: with a large")
+    assert found.how.startswith("10.04\u00a0% at ε = 8/255, chance is 10.00\u00a0%; no larger")
 
 
 def test_what_single_steps_fooled_is_no_merit_of_later_iterative_attacks():

@@ -15,11 +15,19 @@ from safetensors.numpy import save_file
 
 import robustkit as package
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
+from robustkit.cli.compare import _cell
 from robustkit.errors import InputError
 from robustkit.models import build
 from robustkit.record import Store, table
 from robustkit.results.command import data_options
-from robustkit.statistics import compare_images, compare_seeds, compare_unpaired, components, plan
+from robustkit.statistics import (
+    Estimate,
+    compare_images,
+    compare_seeds,
+    compare_unpaired,
+    components,
+    plan,
+)
 
 STRONG, WEAK = "l2-margin", "cross-entropy"
 
@@ -62,6 +70,12 @@ def in_l2(found):
     assert file != protocol["file"]
     resolved = {**protocol["resolved"], "norm": "l2"}
     return with_header(found, "protocol", norm="l2", digest="2" * 64, resolved=resolved, file=file)
+
+
+def aimed(found):
+    """The evaluation as if its attack had headed for the next class."""
+    resolved = {**found.header["protocol"]["resolved"], "target": "next"}
+    return with_header(found, "protocol", digest="a" * 64, resolved=resolved)
 
 
 def folder_of_seeds(seeds=range(3), losses=(WEAK, STRONG)):
@@ -126,6 +140,33 @@ def test_the_sentences_table_and_notes_are_told(robustkit):
     assert "Not decided: nets/l2-margin_seed1.pt at clean; robustkit power tells" in out
     assert "one network each" in out
     assert max(map(len, out.split("Under pgd")[0].splitlines()[1:-1])) <= 80
+
+
+def test_a_target_is_told_in_sentences_and_in_json(robustkit):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    ways = {
+        "none": ("Under pgd at ε = 0.2, ", (weak, strong)),
+        "next": (
+            "Under pgd towards next (ℓ₂) at ε = 0.2, ",
+            [aimed(in_l2(weak)), aimed(in_l2(strong))],
+        ),
+    }
+    for target, (begins, both) in ways.items():
+        found = numbers(robustkit, "compare", *(write(one, target) for one in both))
+        assert found["protocol"]["targeted"] == target
+        assert found["comparisons"][2]["sentence"].startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "told"),
+    [
+        (0.0, 0.0, 0.000384, "0.0\u00a0%\n0.00 to 0.04"),
+        (1.0, 0.999616, 1.0, "100.0\u00a0%\n99.96 to 100.00"),
+        (0.5, 0.4, 0.6, "50.0\u00a0%\n40.0 to 60.0"),
+    ],
+)
+def test_an_accuracys_interval_is_never_told_as_one_number(value, low, high, told):
+    assert _cell(Estimate(value, low, high, 10_000, "Wilson, 95 %")) == told
 
 
 def test_intervals_are_headed_simultaneous_where_they_are_corrected_for_several_levels(robustkit):

@@ -18,6 +18,7 @@ from robustkit.auditing.cache import Parts
 from robustkit.auditing.corruptions import CorruptionRun
 from robustkit.auditing.stages import ThreatModel
 from robustkit.checkpoint import read_checkpoint
+from robustkit.cli.levels import show_all
 from robustkit.corruption.published import ALEXNET, tabulate
 from robustkit.corruption.tables import NAMES
 from robustkit.data.corrupted import asked_levels, find_levels
@@ -279,6 +280,31 @@ def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit
     for record in (first, second):
         record["robust"] = [record["clean"] | {"epsilon": "0.1", "epsilon_value": 0.1}]
     jsonschema.validate([first, second], summary.schema())
+
+
+def at_levels(names, **protocol):
+    """Evaluations at five severities of each corruption, as if by a protocol."""
+    one = level("fog", 1, 20)
+    header = one.header | {"protocol": one.header["protocol"] | protocol}
+    sources = [{"corruption": name, "severity": s} for name in names for s in range(1, 6)]
+    data = [header["data"] | {"source": source} for source in sources]
+    return [replace(one, header=header | {"data": entry}) for entry in data]
+
+
+def test_errors_under_attack_are_not_divided_by_those_of_a_network_without(capsys):
+    show_all(at_levels(NAMES), "wilson")
+    clean, attacked = capsys.readouterr().out.split("pgd (ℓ∞, ε = 0.1)")
+    assert "mean corruption error (mCE)" in clean
+    assert "mCE" not in attacked
+    assert "over 15 corruptions" in clean.replace("\n", " ")
+    assert "over 15 corruptions" in attacked.replace("\n", " ")
+
+
+def test_levels_are_headed_by_the_attack_with_its_target_and_norm(capsys):
+    resolved = evaluation(n=2).header["protocol"]["resolved"] | {"target": "next"}
+    show_all(at_levels(["fog"], norm="l2", resolved=resolved), "wilson")
+    out = capsys.readouterr().out
+    assert "on mnist5k (200 images per level), pgd towards next (ℓ₂, ε = 0.1)\n" in out
 
 
 def audited(tmp_path, changed):

@@ -1077,8 +1077,10 @@ def test_a_name_on_the_shelf_that_is_a_folder_here_is_told(tmp_path, monkeypatch
     assert corruption_splits(Path("mnist5k"), "all") == []
     with one_line("gone.toml: no such file|gone: no such file"):
         load_dataset(Path("gone"))
-    with one_line("cifar10: no such file; as text it is the name of a data set"):
+    with one_line("cifar10: no such file or folder; as text it is the name of a data set"):
         load_dataset(Path("cifar10"))
+    with one_line("cifar10: no such file or folder; cifar10 alone is the name of a data set"):
+        load_dataset("./cifar10")
 
 
 def test_a_set_of_corrupted_images_may_be_called_as_a_data_set(tmp_path, monkeypatch):

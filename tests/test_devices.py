@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ import torch
 from helpers.crews import FakeRay, Playground, TakingTurns, nodes
 
 from robustkit import device as naming
-from robustkit import evaluate, read_checkpoint, record
+from robustkit import evaluate, models, read_checkpoint, record
+from robustkit.attacks.library import seeded
 from robustkit.cli import guard
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
@@ -165,6 +167,45 @@ class Nowhere(Net):
 class Noisy(Net):
     def forward(self, x):
         return super().forward(x + 0.05 * torch.randn_like(x))
+
+
+def test_a_worker_of_a_cluster_takes_the_gpu_that_it_is_given(monkeypatch):
+    """Ray shows it that one alone, which has no number then."""
+
+    def chosen(device):
+        assert device.index is not None, "as torch asks"
+        taken.append(device)
+
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen)
+    monkeypatch.setattr(spreading, "BlockBench", lambda site, config: config.device)
+    site = spreading.BlockSite(Some(torch.device("cpu")), {}, blocks.Random(False), False)
+    for name in ("cuda", "cuda:1", "cpu"):
+        assert site.open(Workplace(name, torch.get_num_threads())) == torch.device(name)
+    assert taken == [torch.device("cuda:1")]
+
+
+@dataclass
+class Some:
+    """What a worker is told of a question, here."""
+
+    device: torch.device
+
+
+def test_generators_of_gpus_that_are_none_of_ours_are_left_alone(monkeypatch):
+    def seeded_all(*given):
+        raise AssertionError("every GPU of the program would draw as this one does")
+
+    for name in ("manual_seed", "manual_seed_all", "seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded_all)
+    monkeypatch.setattr(torch, "manual_seed", seeded_all)
+    before = torch.get_rng_state()
+    with seeded(3, torch.device("cpu")):
+        first = torch.rand(2)
+    with seeded(3, torch.device("cpu")):
+        assert torch.equal(torch.rand(2), first)
+    models.build("lenet5", seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_too_little_memory_halves_the_batch_of_all(arrays, tmp_path, monkeypatch):

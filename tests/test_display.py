@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import robustkit
 from robustkit.analysis.rank import Ranking
+from robustkit.display.results import view
 from robustkit.errors import InputError, shown
 from robustkit.integrity import CheckedFile, FileCheck
 from robustkit.statistics import friedman
@@ -129,6 +130,18 @@ def test_tables_are_as_long_as_what_they_tell_and_obey_nothing(named):
     assert "\x1b" not in latex
     frame = result.to_frame()
     assert len(frame.columns) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "title"),
+    [
+        ({"delta": 1}, "Seeds for 1 point, power 80\u00a0%"),
+        ({"delta": 0.7, "power": 0.999}, "Seeds for 0.7 points, power 99.9\u00a0%"),
+    ],
+)
+def test_a_plan_of_seeds_is_headed_by_what_was_asked(asked, title):
+    found = robustkit.power(seed_sd=0.8, discordant=6, images=10_000, **asked)
+    assert view(found).title == title
 
 
 def test_the_frame_has_the_numbers_of_the_curve():

@@ -109,6 +109,17 @@ def test_pairs_of_faces_are_planned_as_they_are_evaluated(tmp_path, monkeypatch)
     assert evaluate(features, "faces", **asked).header["checkpoint"]["verification"]
 
 
+def test_the_parameters_told_are_the_networks_own_and_not_the_surrogates(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = draw.random((6, 1, 4, 4), dtype=np.float32), np.arange(6) % 3
+    own = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Linear(5, 3))
+    asked = {"attack": "fgsm", "epsilon": "0.1", "device": "cpu", "out": tmp_path}
+    for surrogate in (None, other):
+        found = plan_evaluation(own, arrays, surrogate=surrogate, **asked)
+        assert found.parameters == 16 * 3 + 3
+
+
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "autoattack", "noise", "square", "deepfool", "cw"])
 def test_more_budgets_never_cost_less(name):
     for attack in load_protocol(name).attacks:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from robustkit import audit, certify, evaluate, from_arrays, training
 from robustkit.attacks import contract
+from robustkit.attacks.passes import Passes
 from robustkit.corruption import corrupt
 from robustkit.corruption.kinds import KINDS
 from robustkit.data import load_dataset
@@ -175,6 +176,21 @@ def test_certification_runs_on_any_device(norm):
     with elsewhere() as there:
         away = certify(Small(), data, "1/100", norm=norm, device=str(there))
     assert away.rows == here.rows
+
+
+@pytest.mark.thorough
+def test_a_counterexample_that_bounds_lead_to_counts_on_any_device():
+    network = Small()
+    few = drawn(3, side=8)
+    data = from_arrays(few, network(few).argmax(1), name="drawn")
+    here = certify(network, data, "1/20", norm="linf", attack="fgsm")
+    with elsewhere() as there:
+        away = certify(Small(), data, "1/20", norm="linf", attack="fgsm", device=str(there))
+    assert away.rows == here.rows
+    counts, rows = Passes.none_yet(2), torch.tensor([1])
+    with elsewhere() as there:
+        counts.add(rows.to(there), 2, rows.to(there))
+    assert counts.forward.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -11,8 +11,16 @@ from filelock import FileLock
 from robustkit import data, evaluate, verify
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
+from robustkit.device import fitting
 from robustkit.display.progress import Bar
-from robustkit.errors import DataError, EvaluationFailed, InputError, ProtocolError, RecordError
+from robustkit.errors import (
+    DataError,
+    EvaluationFailed,
+    InputError,
+    NetworkFailed,
+    ProtocolError,
+    RecordError,
+)
 from robustkit.evaluation import (
     RunOptions,
     block_size,
@@ -24,6 +32,7 @@ from robustkit.evaluation import (
 )
 from robustkit.evaluation.config import renewed
 from robustkit.models import build
+from robustkit.network import answer
 from robustkit.protocol import load_protocol
 from robustkit.record import Store, read, read_table
 
@@ -221,6 +230,28 @@ def test_a_second_asker_waits_for_the_first(arrays, tmp_path, monkeypatch):
     first.join()
     assert len(answer.rows) == 20
     assert not calls  # it took the first one's answer
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_lack_of_memory_that_a_library_words_otherwise_is_one(words, monkeypatch):
+    def network(x):
+        if len(x) > 2:
+            raise RuntimeError(words)
+        return x.flatten(1)
+
+    def asked(size):
+        return torch.cat([answer(network, part) for part in torch.ones(8, 3).split(size)])
+
+    with pytest.raises(NetworkFailed):
+        fitting(asked, 8)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert fitting(asked, 8).shape == (8, 3)
 
 
 @pytest.mark.thorough

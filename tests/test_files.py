@@ -75,6 +75,20 @@ def test_a_name_means_a_path_then_the_users_shelf_then_the_shipped_one(tmp_path,
         files.find("attacks", "no/such.toml")
 
 
+def test_a_name_is_one_by_its_very_letters_whatever_the_system_takes(tmp_path, monkeypatch):
+    def careless(path):
+        return path.parent.is_dir() and path.name.lower() in {
+            other.name.lower() for other in path.parent.iterdir()
+        }
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "is_file", careless)
+    for shelf, name in (("data", "MNIST"), ("attacks", "PGD")):
+        assert files.find(shelf, name.lower())
+        with pytest.raises(UnknownName):
+            files.find(shelf, name)
+
+
 @pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe"])
 def test_broken_toml_is_named(tmp_path, content):
     (tmp_path / "x.toml").write_bytes(content)

@@ -230,6 +230,36 @@ def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():
     assert "✗ overstated50.0 % at ε = 0.1" in text
 
 
+def test_a_verdict_says_of_how_many_of_a_methods_networks_it_is(robustkit):
+    made("hinge", 0, weights=full().checkpoint["weights"])
+    made("hinge", 1)
+    Path("audits/hinge").mkdir(parents=True)
+    audit = replace(full(), norm="linf", data={**full().data, "name": "mnist"})
+    Path("audits/hinge/audit.json").write_text(json.dumps(encoded(audit)))
+    asked = ("leaderboard", "--audits", "audits")
+    status, out, err = robustkit(*asked, "--html", "board.html")
+    assert (status, err) == (0, "")
+    assert "(1 of 2 networks)" in " ".join(re.findall(r"[^│\s]+", out))
+    assert "(1 of 2 networks)" in Outline(Path("board.html").read_text()).text
+    _, out, _ = robustkit(*asked, "--each")  # a row a network
+    assert audit.verdict.word in out
+    assert "networks)" not in out
+
+
+def test_each_verdict_stands_once_with_the_networks_it_is_of():
+    for seed in range(3):
+        made("hinge", seed)
+    first, second, _ = (open_record(path).identity for path in Path("runs").glob("*.parquet"))
+    mark = AuditMark("w", "linf", "0.1", 0.5, "believable", "a.json", "mnist", "test", first)
+    again = mark._replace(path="b.json")
+    alike, other = mark._replace(network=second), mark._replace(network=second, claimed=0.6)
+    (board,) = boards(audits=[mark, again, alike, other]).boards
+    (row,) = board.rows
+    assert row.verdicts == ((mark, "2 of 3 networks"), (other, "1 of 3 networks"))
+    alone = [row.verdicts for row in boards(audits=[mark, again], by_method=False).boards[0].rows]
+    assert sorted(alone) == [(), (), ((mark, ""),)]
+
+
 def test_the_page_reads_without_its_scripts_and_asks_nobody():
     for seed in range(2):
         made("<b>&", seed)

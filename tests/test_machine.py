@@ -33,6 +33,15 @@ def test_cores_are_those_that_the_process_may_run_on():
     assert told.stdout == "1\n"
 
 
+@pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
+def test_where_the_c_library_has_no_such_setting_nothing_is_set(monkeypatch, error):
+    def library(name):
+        raise error  # TypeError: of Windows, which asks for a name
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", library)
+    machine.keep_memory()
+
+
 FAULTS = """
 import resource, sys
 import numpy as np

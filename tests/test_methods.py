@@ -134,6 +134,24 @@ def test_a_surrogate_a_target_and_no_attack_are_told():
     assert "madry2018towards" not in of(found, protocol=none).bibtex
 
 
+def test_proofs_that_were_held_against_attacks_are_counted():
+    found = evaluation()
+    on = found.header | {"prove": {"asked": "auto", "on": True, "why": ""}}
+    some, none = (
+        replace(found, header=on, run=found.run | {"proof": {"attacked": n}}) for n in (23, 0)
+    )
+    older = replace(found, header=on)
+    spared = "prove robust at a budget were not attacked there"
+    for evaluations, told in (
+        ([some], f"{spared}, but for 23 pairs of image and budget, drawn at random to check"),
+        ([some, found, some], f"{spared}, but for 46 pairs of image and budget, drawn"),
+        ([none], f"{spared}. "),
+        ([older], f"{spared}. "),
+    ):
+        assert told in words(of_evaluations(evaluations, found.clean()))
+    assert spared not in words(of(found))
+
+
 def test_an_audit_names_what_completed_and_what_else_was_tried():
     text = words(of_audit(full()))
     assert "a claim of 53.2\u00a0% robust accuracy at ε = 8/255 (ℓ∞)" in text

@@ -509,3 +509,94 @@ def test_an_environment_that_cuts_float32_is_refused_in_one_line(name, monkeypat
     monkeypatch.setenv(name, "strict")
     with in_float32():
         pass
+
+
+# --- float16 loses small numbers, and no gradient with them ------------------------------------
+
+
+class Halved(Small):
+    """Nothing that can be traced, and float16's own logits or float32's."""
+
+    def __init__(self, kind: torch.dtype, scale: float = 1.0) -> None:
+        super().__init__()
+        self.half()
+        self.kind, self.scale = kind, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.detach().sum()) < 0:
+            return self.fc.bias
+        return (super().forward(x.half()) * self.scale).to(self.kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_gradients_of_saturated_losses_survive_a_network_of_float16(kind):
+    x = images(12, side=8)
+    back = []
+    for net in (wrap(Halved(kind)), wrap(Small())):
+        pixels = x.clone().requires_grad_()
+        logits = answer(net, pixels)
+        assert logits.dtype == torch.float32
+        back.append(gradient((logits[:, 0] - logits[:, 1]).sum() * 1e-12, pixels).flatten(1))
+    found, true = back
+    assert torch.cosine_similarity(found * 1e12, true * 1e12).min() > 0.99
+    assert (found.norm(dim=1) / true.norm(dim=1) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_cross_entropy_finds_as_much_on_a_confident_network_of_float16_as_in_float32(kind):
+    x, counts = images(40, side=8), []
+    for net in (Halved(kind, 8.0), Scaled(8.0)):
+        model = wrap(net)
+        own, protocol = right(model, x), make("linf", PGD, epsilon=["1/30"])
+        found = attack_block(model, own, protocol, 20, search_by=search_network(model, x[:8]))
+        counts.append(int(in_budget(found.distance, 1 / 30).sum()))
+    assert abs(counts[0] - counts[1]) <= 1
+    assert counts[1] > 5
+
+
+def test_levelling_changes_no_bit_where_nothing_is_too_small():
+    x = images(12, side=8)
+    back = []
+    for net in (wrap(Small()), Small()):
+        pixels = x.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(net(pixels), torch.arange(12) % 3, reduction="sum")
+        back.append(torch.autograd.grad(loss, pixels)[0])
+    assert torch.equal(*back)
+
+
+def test_a_search_in_fp16_of_what_cannot_be_traced_has_gradients_of_saturated_losses():
+    class Untraced(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if float(x.detach().sum()) > 0 else self.fc.bias
+
+    model, x = wrap(Untraced()), images(12, side=8)
+    low = search_network(model, x, "fp16").low.network
+    assert isinstance(low, Classifier)
+    back = []
+    for net in (model, low):
+        pixels = x.clone().requires_grad_()
+        back.append(gradient((answer(net, pixels)[:, 0] * 1e-10).sum(), pixels).flatten(1) * 1e10)
+    assert torch.cosine_similarity(*back).min() > 0.99
+
+
+class NoWayBack(nn.Module):
+    """Right logits, and NaN sent back to the pixels, as where a product leaves float16's range."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = x.view_as(x)
+        if own.requires_grad:
+            own.register_hook(lambda slope: slope * torch.nan)
+        return self.model(own)
+
+
+def test_where_low_precision_has_no_gradient_float32_goes_on():
+    model, x = Small(), images(30, side=8)
+    own, protocol = right(model, x), make("linf", PGD, epsilon=["1/60"])
+    search = SearchNetwork(model, LowPrecision("fp16", NoWayBack(model), 0.0))
+    found = attack_block(model, own, protocol, 30, search_by=search)
+    assert torch.equal(found.distance, attack_block(model, own, protocol, 30).distance)
+    assert found.passes.broken.sum() == 0

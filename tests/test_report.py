@@ -445,6 +445,22 @@ def test_the_report_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+SAID_OF_ATTACKS = (
+    "Which attack found what",
+    "none: robust at every budget",
+    "no perturbation that fools",
+    "smallest perturbation found",
+    "Robust accuracy: share",
+)
+
+
+def test_what_attacks_found_is_told_where_there_were_any(undrawn):
+    html = page([evaluation()])
+    text = Outline(html).text
+    assert len([said for said in SAID_OF_ATTACKS if said in text]) == len(SAID_OF_ATTACKS) - 1
+    assert '<th scope="col">ε&nbsp;=&nbsp;0.2</th>' in html
+
+
 def test_a_record_without_attacks_has_a_page():
     from robustkit import evaluate
 
@@ -456,8 +472,11 @@ def test_a_record_without_attacks_has_a_page():
             return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 3).float()
 
     record = evaluate(Always(), (images, labels), "clean")
-    text = Outline(page([record])).text
+    html = page([record])
+    text = Outline(html).text
     assert "35.0" in text  # 7 of 20
+    assert [said for said in SAID_OF_ATTACKS if said in text] == []
+    assert '<th scope="col">ε&nbsp;=' not in html
     written = protocol_toml(record.header["protocol"])
     assert tomllib.loads(written)["attack"] == []
     assert (

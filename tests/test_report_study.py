@@ -723,6 +723,10 @@ def test_no_name_is_an_option_of_the_line_before_it(name):
     check_latex(table)
 
 
+def test_a_quotation_mark_needs_no_encoding_of_its_own():
+    assert escaped('the "best" [net]') == "the ''best'' {[}net]"
+
+
 def test_norms_are_symbols_that_every_engine_sets():
     assert escaped("ε (ℓ∞), ℓ₂, ℓ₀ of pixels").isascii()
     assert escaped("ℓ∞, ℓ₂") == r"$\ell_\infty$, $\ell_2$"

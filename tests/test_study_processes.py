@@ -209,14 +209,15 @@ def test_an_interruption_leaves_no_temporary_files(number, all_of_them, asked, t
     study = study.replace(one, "").replace('baseline = "one"', 'baseline = "two"')
     study = study.replace("cross-entropy", f"{tmp_path}/loss.py:loss")
     (tmp_path / "endless.toml").write_text(study)
-    (tmp_path / "temporary").mkdir()
+    temporary = tmp_path / "temporary [1]+é%20"  # as some queues name it; no part of a URL
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "robustkit", "report", "endless.toml", *asked, "--out", "out"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+        env=os.environ | {"TMPDIR": str(temporary)},
         start_new_session=True,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
@@ -227,7 +228,7 @@ def test_an_interruption_leaves_no_temporary_files(number, all_of_them, asked, t
     assert process.returncode == 128 + number, err
     assert err.splitlines()[-1].startswith("robustkit: interrupted; what is finished is kept")
     assert "leaked" not in err
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
 LEAVING = """

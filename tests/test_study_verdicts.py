@@ -189,6 +189,18 @@ def test_a_claim_is_called_preregistered_only_where_all_that_judges_it_was(
             assert told == ["after 7 trainings"] * (known and word != "preregistered")
 
 
+@pytest.mark.parametrize(
+    ("weakest", "other"), [((-0.1, 0.9), (-0.3, 0.2)), ((-0.9, 0.1), (-0.2, 0.3))]
+)
+def test_of_levels_that_are_all_equivalent_the_one_nearest_to_delta_is_shown(weakest, other):
+    def level(low, high):
+        return SimpleNamespace(difference=SimpleNamespace(low=low, high=high), at_chance=False)
+
+    shown, left = level(*weakest), level(*other)
+    for found in ((shown, left), (left, shown)):
+        assert judge._decisive("equivalent", "holds", found) is shown
+
+
 def test_where_all_levels_are_at_chance_nothing_is_decided(tmp_path):
     rng = np.random.default_rng(0)
     numbers = []
@@ -584,6 +596,33 @@ name = "pgd"
 factor = "epsilon"
 protocol = "pgd"
 """
+
+
+@pytest.mark.parametrize(
+    ("file", "target", "taken"),
+    [
+        ('norm = "linf"', "none", True),
+        ('norm = "linf"', "next", False),
+        ('norm = "linf"\ntarget = "next"', "next", True),
+        ('norm = "linf"\ntarget = "next"', "none", False),
+        ('norm = "linf"\ntarget = "next"\n[linf]\ntarget = "none"', "none", True),
+        ("", "next", True),  # a protocol made in Python, which has no other
+    ],
+)
+def test_attacks_on_another_target_than_their_protocols_are_left_out(tmp_path, file, target, taken):
+    resolved = protocol.load_protocol("clean").resolved() | {"target": target}
+    pgd = {"name": "pgd", "norm": "linf", "file": file, "resolved": resolved}
+    made = {"loss": "a", "seed": 0, "weights": "w", "label_noise": 0.0, "data_fraction": 1.0}
+    rows(tmp_path, "n", np.ones(20, dtype=bool), pgd, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS[: CLAIMS.index("[[analysis]]")] + ATTACKED)
+    study = spec.load_study(str(path))
+    if taken:
+        assert len(findings_of_records(study, tmp_path, "command").numbers) == 1
+        return
+    usual = {"next": "none", "none": "next"}[target]
+    with pytest.raises(RecordError, match=f"the protocol's file, {usual}, not {target}: n.parquet"):
+        findings_of_records(study, tmp_path, "command")
 
 
 def test_networks_of_one_loss_and_seed_are_told_apart_under_attack(tmp_path):

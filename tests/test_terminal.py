@@ -1,5 +1,6 @@
 """What is on the screen while something is at work, in a pseudo-terminal."""
 
+import io
 import os
 import re
 import subprocess
@@ -12,8 +13,9 @@ from helpers import warm
 
 from robustkit.cli import output
 from robustkit.display.pace import Pace
-from robustkit.display.progress import AuditBar, Bar
+from robustkit.display.progress import AuditBar, Bar, TrainingBar
 from robustkit.evaluation import RunOptions
+from robustkit.training.progress import Progress
 
 pty = pytest.importorskip("pty")
 
@@ -260,6 +262,43 @@ def test_off_a_terminal_a_line_a_minute_is_said_and_none_before(monkeypatch, cap
     assert lines[0] == "robustkit: a\\nb.pt: 21\u00a0%, 4 min to go"
 
 
+def test_so_are_lines_of_an_audit_and_of_a_training(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("robustkit.display.progress.time.monotonic", lambda: seconds[0])
+    with AuditBar() as bar:
+        done = bar.begin("pgd", 300)
+        for now in range(0, 150, 7):
+            seconds[0] = now
+            done(now)
+    assert capsys.readouterr().err.splitlines() == [
+        "pgd: 300 images",
+        "robustkit: pgd: 21\u00a0%, 4 min to go",
+        "robustkit: pgd: 42\u00a0%, 3 min to go",
+    ]
+    seconds[0] = 0
+    with TrainingBar("a.safetensors") as bar:
+        for now in range(0, 150, 7):
+            seconds[0] = now
+            seen = {"loss": 0.25, "accuracy_given": 0.5}
+            bar.callbacks.step(Progress(150 + now, 450, 2, 5, seen))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    # 63 of the 300 that were left are done in 63 s
+    assert lines[0] == (
+        "robustkit: a.safetensors: 47\u00a0%, 4 min to go, epoch 2/5, loss 0.25, accuracy 50.0\u00a0%"
+    )
+
+
+def test_an_audit_and_a_training_show_the_time_to_go(on_screen, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("robustkit.display.pace.time.monotonic", lambda: seconds[0])
+    with on_screen, AuditBar() as bar:
+        done = bar.begin("pgd", 24)
+        seconds[0] = 30
+        done(6)
+    assert re.search("6 of 24 images.*90 s to go|6 of 24 images.*2 min to go", on_screen.shown)
+
+
 @pytest.mark.parametrize("loading", [True, False])
 def test_a_word_is_said_where_torch_takes_more_than_a_second(loading, monkeypatch, capsys):
     torch = SimpleNamespace(__spec__=SimpleNamespace(_initializing=loading))
@@ -275,3 +314,27 @@ def test_no_word_is_said_once_all_is_done(monkeypatch, capsys):
     done.set()
     output._watch(done, every=0.001, after=0.002)
     assert not capsys.readouterr().err
+
+
+class Console(io.RawIOBase):
+    """As of Windows: it takes letters by an interface of its own, and bytes for another's."""
+
+    def __init__(self):
+        self.got = b""
+
+    def writable(self):
+        return True
+
+    def write(self, content):
+        self.got += bytes(content)
+        return len(content)
+
+
+def test_a_console_that_takes_letters_is_written_to_as_it_was():
+    raw = Console()
+    stream = io.TextIOWrapper(io.BufferedWriter(raw), "utf-8")
+    guarded = output._guarded(stream, "backslashreplace")
+    assert guarded is stream
+    guarded.write("ε ≤ ℓ∞ \ud800\n")
+    guarded.flush()
+    assert raw.got.decode() == "ε ≤ ℓ∞ \\ud800\n"

@@ -17,6 +17,7 @@ from robustkit import data
 from robustkit.auditing.request import TrainingImages
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.data import load_dataset
+from robustkit.device import in_float32
 from robustkit.errors import InputError, TrainingFailed
 from robustkit.evaluation import images_for
 from robustkit.training import Recipe, TrainingConfig, TrainingOptions, train
@@ -43,6 +44,10 @@ def finite_value(logits, labels, after=0):
     calls.append(1)
     value = cross_entropy(logits, labels)
     return broken(value) if len(calls) > after else value
+
+def puts(logits, labels):
+    own = logits.new_zeros(3).put_(labels[:2] * 0, logits.new_ones(2))
+    return cross_entropy(logits, labels) + own.sum()
 
 def never(logits, labels):
     return cross_entropy(logits, labels) * float("nan")
@@ -201,6 +206,33 @@ def test_an_operation_without_a_deterministic_way_is_one_line():
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
     assert "\n" not in str(e.value)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_so_is_one_of_the_loss_s_own(digits, tmp_path, mine):
+    config = replace(asked(digits, mine("puts"), steps=1), deterministic=True)
+    with pytest.raises(InputError, match=r"--deterministic: put_ does not have a deterministic"):
+        train(config, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+    words = "Deterministic behavior was enabled, set CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    with (
+        pytest.raises(InputError, match="before the program begins"),
+        numerics("float32", True),
+    ):
+        raise TrainingFailed("the network failed") from RuntimeError(words)
+
+
+@pytest.mark.parametrize("warns", [False, True])
+def test_what_the_program_asked_of_its_algorithms_stands_again(warns):
+    torch.use_deterministic_algorithms(True, warn_only=warns)
+    try:
+        with in_float32():
+            assert not torch.are_deterministic_algorithms_enabled()
+        with numerics("float32", True):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warns
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -218,3 +218,22 @@ def test_what_a_function_draws_outside_of_torch_is_the_same_with_the_same_seed(t
     first, second = (models.build(f"{tmp_path}/net.py:build", seed=0).scale for _ in range(2))
     assert first == second
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+TYPED = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+def build(path: Path) -> nn.Module:
+    import torch
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits[:, 0] * labels).mean()
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="there annotations are evaluated at once")
+def test_types_that_are_imported_for_checkers_alone_are_not_asked_for(tmp_path):
+    (tmp_path / "mine.py").write_text(TYPED)
+    assert models.build(f"{tmp_path}/mine.py:build", checkpoint="a.pt")
+    assert not losses.build(f"{tmp_path}/mine.py:loss").takes_model

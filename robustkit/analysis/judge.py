@@ -289,9 +289,9 @@ def _decisive(says: str, verdict: Judged, found: Sequence[Comparison]) -> Compar
         case "undecided", _:
             rest = _open(says, judged, judged[0].delta or 0.0) or judged
             return max(rest, key=lambda one: _high(one) - _low(one), default=None)
-    return (
-        min(judged, key=_low) if says == "better" else max(judged, key=lambda one: abs(_low(one)))
-    )
+    if says == "better":
+        return min(judged, key=_low)
+    return max(judged, key=lambda one: max(-_low(one), _high(one)))
 
 
 def _open(says: str, found: Sequence[Comparison], delta: float) -> list[Comparison]:

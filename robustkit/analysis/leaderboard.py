@@ -19,6 +19,7 @@ from robustkit.corruption.published import arranged
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
 from robustkit.protocol import budget_key, by_transfer, protocol_in_words
+from robustkit.protocol.file import towards
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
@@ -79,6 +80,18 @@ class BoardRow:
     passes: float | None
     """forward and backward, an image: what the attack took"""
     audits: tuple[AuditMark, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[tuple[AuditMark, str], ...]:
+        """Each verdict once, and of how many of the row's networks it is; "" where that has one."""
+        alike: dict[tuple[object, ...], list[AuditMark]] = {}
+        for audit in self.audits:
+            alike.setdefault((audit.word, audit.claimed, audit.epsilon), []).append(audit)
+        whole = len(self.networks)
+        return tuple(
+            (own[0], f"{len({one.network for one in own})} of {whole} networks" * (whole > 1))
+            for own in alike.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +331,8 @@ def _title(header: Mapping[str, Any]) -> str:
     data, protocol = header["data"], header["protocol"]
     by_attack = f"{protocol['name']}, {symbol(protocol['norm'])}"
     attack = by_attack if protocol["epsilons"] else "no attack"
-    by = by_transfer(header)
-    target = protocol["resolved"]["target"]
-    towards = "" if target == "none" else f" towards {target}"
-    return f"{data['name']} {data['split']} ({data['n']:,} images), {attack}{towards}{by}"
+    by = towards(protocol) + by_transfer(header)
+    return f"{data['name']} {data['split']} ({data['n']:,} images), {attack}{by}"
 
 
 def _shared(levels: Sequence[str], rows: Sequence[BoardRow]) -> list[str]:

@@ -18,6 +18,7 @@ from robustkit.analysis.findings import (
 )
 from robustkit.errors import RecordError
 from robustkit.protocol import budget_key, default_norm, protocol_in_words
+from robustkit.protocol.file import default_target, target_of
 from robustkit.results.finder import FEATURES, features, short_paths, told_apart
 from robustkit.results.grid import LISTED
 from robustkit.results.metadata import number as numeric
@@ -192,6 +193,8 @@ def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str
         if (protocol["name"], protocol["norm"]) != (analysis.protocol, norm):
             asked = analysis.protocol + (f" in {norm}" if analysis.norm else "")
             return f"{analysis.name} takes the protocol {asked}, not {protocol_in_words(protocol)}"
+        if (target := target_of(protocol)) != (usual := default_target(protocol)):
+            return f"{analysis.name} takes the target of the protocol's file, {usual}, not {target}"
         if ("surrogate" in header) != bool(analysis.surrogate):
             only = "only" if analysis.surrogate else "no"
             return f"{analysis.name} takes {only} attacks by transfer"

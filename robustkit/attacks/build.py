@@ -9,7 +9,12 @@ from robustkit.attacks.apgd import ApgdSearch
 from robustkit.attacks.fab import FabSearch
 from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import foolbox
-from robustkit.attacks.mended import MENDED_FMN, MendedDDN
+from robustkit.attacks.mended import (
+    MENDED_FMN,
+    MendedDDN,
+    MendedDeepFool,
+    MendedHopSkipJump,
+)
 from robustkit.attacks.patch import PatchSearch
 from robustkit.attacks.search import Search
 from robustkit.attacks.sigma_zero import SigmaZeroAttack
@@ -103,8 +108,7 @@ def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.Minim
     attacks = foolbox.attacks
     match attack:
         case DeepFool(steps, candidates, overshoot):
-            cls = {"l2": attacks.L2DeepFoolAttack, "linf": attacks.LinfDeepFoolAttack}[norm]
-            return cls(steps=steps, candidates=candidates, overshoot=float(overshoot))
+            return MendedDeepFool(norm, steps, candidates, float(overshoot))
         case DDN(steps, gamma):
             return MendedDDN(steps=steps, gamma=float(gamma))
         case FMN(steps, max_step, gamma):
@@ -124,6 +128,6 @@ def build_minimal_norm(attack: Attack, norm: Norm) -> foolbox.attacks.base.Minim
         case Boundary(steps):
             return attacks.BoundaryAttack(steps=steps)
         case HopSkipJump(steps):
-            return attacks.HopSkipJumpAttack(steps=steps, constraint=norm)
+            return MendedHopSkipJump(steps=steps, constraint=norm)
         case _:
             raise ProtocolError(f"{kind_of(attack)}: no such minimal-norm attack")

@@ -145,7 +145,7 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
             return value, gradient
         steepness = length(gradient.double(), DUAL[self.norm])
         # distance to each class's linearised boundary, in the norm, by the dual norm of its slope
-        gap = value.double().abs() / (steepness + 1e-12)
+        gap = value.double().abs() / steepness.clamp(min=1e-300)
         gap = gap.scatter(1, state.classes[:, None], torch.inf)
         nearest = gap.argmin(1)
         rows = torch.arange(len(value), device=value.device)

@@ -233,6 +233,8 @@ class FixedBudgets(Generic[B]):
         found = self.step_model.passes(state, slots.exact, self.search, targeted, moving)
         slots.exact = found.exact
         self._count_again(slots, found)
+        if bool(found.broken.any()):
+            self.verifier.victim.passes.add(slots.owner, 0, 0, found.broken)
         logits, value = self._confirmed(slots, found, moving)
         self._keep_closest(slots, logits)
         fooled = self._fooled(slots, logits).to(state.x.device)

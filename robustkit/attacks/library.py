@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from robustkit.attacks.victim import draws_at_random
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.network import answer
+from robustkit.seeding import torch_seeded
 
 # foolbox imports GitPython, whose import fails where there is no git executable
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -27,6 +29,7 @@ __all__ = [
     "Elsewhere",
     "Goal",
     "UnitBox",
+    "broken",
     "drawn",
     "eagerpy",
     "finite",
@@ -42,6 +45,15 @@ STEEPEST = 1e15
 T = TypeVar("T")
 
 
+def broken(slope: torch.Tensor) -> torch.Tensor:
+    """Which rows of a gradient, N × …, hold a number that is none, or infinite; on the CPU."""
+    # the sum is none, too, and costs less than a look at each
+    rows = ~slope.flatten(1).sum(1).isfinite().cpu()
+    if bool(rows.any()):  # or it is too large
+        rows = ~slope.isfinite().flatten(1).all(1).cpu()
+    return rows
+
+
 def finite(slope: torch.Tensor) -> torch.Tensor:
     """A gradient that moves nothing where there is none: NaN would spread to other pixels."""
     return slope.nan_to_num(nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)
@@ -54,15 +66,16 @@ class _Checked(torch.nn.Module):
     float64 pixels, and an image on the boundary does not survive their rounding to float32.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, told: Callable[[torch.Tensor], None]) -> None:
         super().__init__()
         self.model = model
+        self.told = told
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             # one that is no number would make the next pixels none, and these the logits
             own: Any = x.view_as(x)
-            own.register_hook(finite)
+            own.register_hook(self._mended)
             logits: torch.Tensor = answer(self.model, own)
         else:
             logits = answer(self.model, x)
@@ -70,13 +83,20 @@ class _Checked(torch.nn.Module):
             raise EvaluationFailed("logits became NaN or infinite during the attack")
         return logits.to(x.dtype)
 
+    def _mended(self, slope: torch.Tensor) -> torch.Tensor:
+        if not bool((rows := broken(slope)).any()):
+            return slope
+        self.told(rows)
+        return finite(slope)
+
 
 class DecidedOnce(torch.nn.Module):
     """A model that draws at random, asked once at each point; a batch is one point to it.
 
     foolbox's attacks by decisions ask again at a point that was adversarial, and assert that it
     still is. One lucky answer would send them astray: each point is decided by the mean of
-    `votes` copies in one pass, which are as good as so many passes where each has its own draw.
+    `votes` copies in one pass, which are as good as so many passes where each has its own draw;
+    where all have the same one, by that of so many passes.
     """
 
     def __init__(self, model: torch.nn.Module, votes: int) -> None:
@@ -89,10 +109,18 @@ class DecidedOnce(torch.nn.Module):
         """As the model, N × K."""
         key = blake2b(x.detach().cpu().numpy().tobytes(), digest_size=16).digest()
         if key not in self.known:
-            copies = x.repeat_interleave(self.votes, 0)
-            logits: torch.Tensor = answer(self.model, copies)
-            self.known[key] = logits.view(len(x), self.votes, -1).mean(1)
+            self.known[key] = self._votes(x).mean(1)
         return self.known[key]
+
+    def _votes(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits N × votes × K."""
+        copies: torch.Tensor = answer(self.model, x.repeat_interleave(self.votes, 0))
+        votes = copies.view(len(x), self.votes, -1)
+        first = votes[:, :1].expand_as(votes).flatten(0, 1)
+        if draws_at_random(copies, first):
+            return votes
+        others = [answer(self.model, x) for _ in range(self.votes - 1)]
+        return torch.stack([votes[:, 0], *others], 1)
 
 
 class Elsewhere(foolbox.criteria.Criterion):  # type: ignore[misc]
@@ -115,9 +143,16 @@ class Elsewhere(foolbox.criteria.Criterion):  # type: ignore[misc]
         return restore(eagerpy.astensor((points.raw != self.images).flatten(1).any(1)))
 
 
-def foolbox_model(model: torch.nn.Module, device: torch.device) -> foolbox.PyTorchModel:
-    """The model as foolbox wants it; it must be on `device` and in eval mode already."""
-    return foolbox.PyTorchModel(_Checked(model).eval(), bounds=(0, 1), device=device)
+def foolbox_model(
+    model: torch.nn.Module,
+    device: torch.device,
+    told: Callable[[torch.Tensor], None] = lambda rows: None,
+) -> foolbox.PyTorchModel:
+    """The model as foolbox wants it; it must be on `device` and in eval mode already.
+
+    `told` is called with the rows, bool N on the CPU, whose gradient is no finite number.
+    """
+    return foolbox.PyTorchModel(_Checked(model, told).eval(), bounds=(0, 1), device=device)
 
 
 class UnitBox(NamedTuple):
@@ -176,12 +211,10 @@ def goal(criterion: Any) -> Goal:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators that foolbox and networks draw from; restore them after."""
-    devices = [device] if device.type == "cuda" else []
     state = np.random.get_state()  # noqa: NPY002  foolbox draws from this very state
     own = random.getstate()
     try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with torch_seeded(seed, device):
             np.random.seed(seed % 2**32)  # noqa: NPY002
             random.seed(seed)
             yield

@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy
 from robustkit.attacks.draws import generator
 from robustkit.attacks.library import eagerpy, foolbox, goal, unit_box
 from robustkit.attacks.projections import onto_l1_ball, onto_l2_ball
-from robustkit.geometry import column, project
+from robustkit.attacks.targets import likeliest
+from robustkit.errors import InputError
+from robustkit.geometry import DUAL, column, length, of_length, project
 from robustkit.network import answer
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import Norm
@@ -53,6 +55,11 @@ class _OverTheBoundary:
         )
         return box.back(found)
 
+    def normalize(self, gradients: Any) -> Any:
+        """Gradients of length 1 in L2, however short; foolbox's own divides by 1e-12 at least."""
+        slope = gradients.raw.clone()
+        return eagerpy.astensor(of_length(slope, torch.ones_like(slope.flatten(1)[:, 0])))
+
     def project(self, x: Any, x0: Any, epsilon: Any) -> Any:
         """Onto the balls of radius epsilon, N, around x0, and a 100,000th further."""
         points, images = x.raw.flatten(1), x0.raw.flatten(1)
@@ -80,6 +87,8 @@ class L1FMN(_OverTheBoundary, foolbox.attacks.L1FMNAttack):  # type: ignore[misc
     nearest = staticmethod(onto_l1_ball)
 
 
+PAST = 1e-4
+"""how far beyond a linearised boundary DeepFool goes, as foolbox's own does"""
 MENDED_FMN: dict[Norm, type[Any]] = {"linf": LinfFMN, "l2": L2FMN, "l1": L1FMN}
 
 
@@ -122,9 +131,80 @@ class MendedDDN(foolbox.attacks.DDNAttack):  # type: ignore[misc]
 
 def _direction(gradient: Tensor, images: Tensor, step: int) -> Tensor:
     """Unit gradients; where one vanishes, a random direction keyed by the image and the step."""
-    length = gradient.flatten(1).norm(dim=1)
-    for i in (length == 0).nonzero()[:, 0].tolist():
+    for i in (gradient.flatten(1) == 0).all(1).nonzero()[:, 0].tolist():
         source = generator("ddn", images[i].cpu().numpy().tobytes().hex(), step)
         gradient[i] = torch.randn(gradient[i].shape, generator=source).to(gradient)
-    length = gradient.flatten(1).norm(dim=1).clamp(min=1e-38)
-    return gradient / column(length, gradient)
+    return of_length(gradient, torch.ones_like(gradient.flatten(1)[:, 0]))
+
+
+class MendedDeepFool(foolbox.attacks.base.MinimizationAttack):  # type: ignore[misc]
+    """DeepFool (Moosavi-Dezfooli et al. 2016, algorithm 2; in Linf section 5.1), from the label.
+
+    foolbox's own starts from the class that it ranks first: where another ties with the label, it
+    walks towards the label. It passes each candidate through the network anew, too.
+    """
+
+    def __init__(self, norm: Norm, steps: int, candidates: int, overshoot: float) -> None:
+        self.norm = norm
+        self.steps = steps
+        self.candidates = candidates
+        self.overshoot = overshoot
+
+    @property
+    def distance(self) -> Any:
+        """The norm, in foolbox's words."""
+        return getattr(foolbox.distances, self.norm)
+
+    def run(self, model: Any, inputs: Any, criterion: Any, **kwargs: Any) -> Any:
+        """The first iterate of each image that is not taken for its label, or the last one.
+
+        Raises:
+            InputError: the criterion is towards given classes.
+        """
+        kwargs.pop("early_stop", None)
+        foolbox.attacks.base.raise_if_kwargs(kwargs)
+        classes, targeted = goal(criterion)
+        if targeted:
+            raise InputError("DeepFool heads for the nearest class, not for a given one")
+        model, images, _, back = unit_box(model, inputs)
+        with torch.no_grad():
+            others = likeliest(answer(model, images), classes)[:, : self.candidates - 1]
+        x, total = images, torch.zeros_like(images)
+        for _ in range(self.steps):
+            point = x.detach().requires_grad_()
+            logits = answer(model, point)
+            done = logits.argmax(1) != classes
+            if bool(done.all()):
+                break
+            total = total + self._step(point, logits, classes, others)
+            further = (images + (1 + self.overshoot) * total).clamp(0, 1)
+            x = torch.where(column(done, x), x, further)
+        return back(x)
+
+    def _step(self, x: Tensor, logits: Tensor, classes: Tensor, others: Tensor) -> Tensor:
+        """To the nearest of the linearised boundaries, and a hair further; N × C × H × W."""
+        gaps = (logits.gather(1, others) - logits.gather(1, classes[:, None])).unbind(1)
+        slopes = [gradient_of(g.sum(), x, retain_graph=g is not gaps[-1]) for g in gaps]
+        slope = torch.stack(slopes, 1)
+        # where one has no number `foolbox_model` makes it 0, and so where it is too small for one
+        lengths = length(slope.flatten(2).double(), DUAL[self.norm])
+        distances = torch.stack(gaps, 1).detach().double().abs() / lengths
+        distances = torch.where(lengths > 0, distances, torch.inf)
+        nearest = distances.argmin(1)
+        rows = torch.arange(len(x), device=x.device)
+        slope, far = slope[rows, nearest], distances[rows, nearest].to(x) + PAST
+        far = torch.where(far.isfinite(), far, 0)  # no slope leads anywhere
+        step = column(far, x) * slope.sign() if self.norm == "linf" else of_length(slope, far)
+        return step
+
+
+class MendedHopSkipJump(foolbox.attacks.HopSkipJumpAttack):  # type: ignore[misc]
+    """HopSkipJump, whose bisection ends near the boundary in images of few pixels, too.
+
+    It ends at a share γ / d^1.5 of the way, or γ / d²: of one pixel that is the whole.
+    """
+
+    def run(self, model: Any, inputs: Any, criterion: Any, **kwargs: Any) -> Any:
+        """As foolbox's own."""
+        self.gamma = min(1.0, inputs[0].numel() ** 1.5 / 1000)
+        return super().run(model, inputs, criterion, **kwargs)

@@ -139,7 +139,11 @@ class MinimalNorm:
             model = _Held(model, self.verifier.block, images)
         if random and decides:
             model, criterion = DecidedOnce(model, victim.votes), criterion & Elsewhere(images)
-        return foolbox_model(model, images.device), criterion
+        return foolbox_model(model, images.device, partial(self._broken, batch)), criterion
+
+    def _broken(self, batch: Tensor, rows: Tensor) -> None:
+        """Told which images of a batch have a gradient that is no finite number."""
+        self.verifier.victim.passes.add(batch[rows], 0, 0, 1)
 
     def _ran(
         self, adversary: Any, batch: Tensor, model: Any, images: Tensor, criterion: Any, **how: Any

@@ -10,6 +10,9 @@ _TINY = 1e-12
 CLEAN_GAP = 4.0
 """between the two largest logits of a clean image, where probabilities are taken of logits: such as
 a trained network has whose probabilities still move; 2, 4 and 8 do about as well"""
+_NEAR = 1 / 20
+"""of the gap between the largest logit and an ordinary one: so far from the runner-up at least is
+an image taken to be"""
 
 
 def objective(
@@ -27,7 +30,12 @@ def objective(
       largest, so that no scale saturates it (after Yu and Xu 2023, who rescale at every step);
     - `probability-margin`: the largest other probability minus the class's own (PMA, Xie et al.
       2024), of logits brought to a clean gap of 4, so that no scale saturates them.
+
+    With two classes both of the latter rise and fall with the margin, and are it, over the clean
+    gap: where that is next to nothing they would saturate.
     """
+    if logits.shape[1] == 2 and loss in ("rescaled-cross-entropy", "probability-margin"):
+        loss = "dlr"
     match loss:
         case "cross-entropy":
             value = cross_entropy(logits, classes, reduction="none")
@@ -50,7 +58,8 @@ def towards(logits: Tensor, classes: Tensor, targets: Tensor, clean: Tensor, los
     three the last of its scale's two classes is left out, with two the scale is the clean gap.
     Both cross-entropies lower the target's own.
     """
-    if loss in ("cross-entropy", "rescaled-cross-entropy"):
+    two = logits.shape[1] == 2  # one other class: the loss that has none in particular
+    if two or loss in ("cross-entropy", "rescaled-cross-entropy"):
         return objective(logits, targets, clean, loss, targeted=True)
     rows = torch.arange(len(logits), device=logits.device)
     if loss == "probability-margin":
@@ -86,5 +95,13 @@ def _spread(logits: Tensor, clean: Tensor) -> Tensor:
 
 
 def _gap(clean: Tensor) -> Tensor:
-    top = clean.topk(2, dim=1).values
-    return top[:, 0] - top[:, 1] + _TINY
+    """Between the two largest logits, N, at least a share of that to an ordinary one (`_NEAR`).
+
+    Of an image on the boundary it is next to nothing, and a loss over it would saturate as soon as
+    the image moves.
+    """
+    classes = clean.shape[1]
+    top = clean.topk(min(10, classes - classes // 2 + 1), dim=1).values
+    least = _NEAR * (top[:, 0] - top[:, -1])
+    least = torch.where(least.isfinite(), least, 0)  # a class may be masked by -inf
+    return torch.maximum(top[:, 0] - top[:, 1], least) + _TINY

@@ -22,20 +22,30 @@ class Passes:
 
     forward: Tensor
     backward: Tensor
+    broken: Tensor
+    """passes back whose gradient holds NaN, which moves nothing, or an infinity"""
 
     @classmethod
     def none_yet(cls, *shape: int) -> "Passes":
         """Zeros."""
         zeros = torch.zeros(shape, dtype=torch.int64)
-        return cls(zeros, zeros.clone())
+        return cls(zeros, zeros.clone(), zeros.clone())
 
     def part(self, place: int) -> "Passes":
         """Those of one attack, which go on being counted here."""
-        return Passes(self.forward[place], self.backward[place])
+        return Passes(self.forward[place], self.backward[place], self.broken[place])
 
-    def add(self, rows: Tensor, forward: int | Tensor, backward: int | Tensor = 0) -> None:
+    def add(
+        self,
+        rows: Tensor,
+        forward: int | Tensor,
+        backward: int | Tensor = 0,
+        broken: int | Tensor = 0,
+    ) -> None:
         """So many passes more of some images, N different rows."""
-        for counts, more in ((self.forward, forward), (self.backward, backward)):
+        rows = rows.to(self.forward.device)
+        kinds = (self.forward, forward), (self.backward, backward), (self.broken, broken)
+        for counts, more in kinds:
             if isinstance(more, Tensor):
                 counts.index_add_(0, rows, more.to(counts))
             elif more:

@@ -46,7 +46,7 @@ def _minimal_norm(attack: Attack) -> float:
     """Of attacks that foolbox drives, whatever the budgets."""
     match attack:
         case DeepFool(steps, candidates):
-            return steps * (1 + 2 * candidates)
+            return steps * (2 * candidates - 1)
         case DDN(steps) | FMN(steps):
             return steps * STEP
         case CW(steps, search_steps):

@@ -6,7 +6,7 @@ decide is searched on in float32 (`step_model.py`).
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from robustkit.attacks.rewriting import channels_last
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
 from robustkit.device import fitting, tf32
 from robustkit.errors import InputError, one_line
-from robustkit.network import PlainNetwork, apart, spread
+from robustkit.network import PlainNetwork, apart, followed, levelled, spread
 from robustkit.parsing import in_percent
 
 Low = Literal["tf32", "bf16", "fp16"]
@@ -120,41 +120,9 @@ class _CastNetwork(PlainNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × K."""
-        scale: list[Tensor] = []
-        pixels = self.normalised(_Rescaled.apply(x, scale)).to(self.dtype)
-        logits: Tensor = _Levelled.apply(self.network(pixels), scale)
-        return logits
-
-
-class _Levelled(torch.autograd.Function):
-    """Logits in float32, whose signal goes back with 1 as its largest number in every row.
-
-    A loss that saturates sends numbers too small for float16; `_Rescaled` takes back the scale.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, scale: list[Tensor]) -> Tensor:
-        ctx.scale, ctx.dtype = scale, logits.dtype
-        return logits.float()
-
-    @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
-        largest = signal.abs().amax(1, keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
-        ctx.scale[:] = [largest]
-        return (signal / largest).to(ctx.dtype), None
-
-
-class _Rescaled(torch.autograd.Function):
-    """Pixels as they are; what comes back to them is of the scale that it was sent with."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: list[Tensor]) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
-        return signal * ctx.scale[0].view(-1, *[1] * (signal.ndim - 1)), None
+        own = followed(x)
+        logits: Tensor = self.network(self.normalised(own).to(self.dtype))
+        return levelled(logits, own)
 
 
 def _lead(logits: Tensor, classes: Tensor) -> Tensor:

@@ -14,7 +14,16 @@ from torch import Tensor, fx, nn
 
 from robustkit.attacks.rewriting import rewritten
 from robustkit.checkpoint.adapter import Classifier, replica
-from robustkit.network import PlainNetwork, answer, apart, gradient, settings_kept, spread
+from robustkit.network import (
+    PlainNetwork,
+    answer,
+    apart,
+    followed,
+    gradient,
+    levelled,
+    settings_kept,
+    spread,
+)
 
 AGREEMENT = 1e-4
 """of the logits' spread: how far the copy's logits may lie from the network's. Folding rounds
@@ -45,6 +54,8 @@ class PreparedNetwork(PlainNetwork):
     def __init__(self, network: fx.GraphModule, mean: Tensor | None, std: Tensor | None) -> None:
         super().__init__()
         self.network = network
+        held = (*network.parameters(), *network.buffers())
+        self.in_half = any(tensor.dtype == torch.float16 for tensor in held)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.eval()
@@ -52,8 +63,11 @@ class PreparedNetwork(PlainNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """N × C × H × W to N × K."""
-        logits: Tensor = self.network(self.normalised(x))
-        return logits
+        if not self.in_half:
+            logits: Tensor = self.network(self.normalised(x))
+            return logits
+        own = followed(x)
+        return levelled(self.network(self.normalised(own)), own)
 
     def normalised(self, x: Tensor) -> Tensor:
         """What the network itself is given."""

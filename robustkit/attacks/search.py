@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.draws import generator, seed_of
-from robustkit.attacks.library import finite, foolbox, goal, unit_box
+from robustkit.attacks.library import broken, finite, foolbox, goal, unit_box
 from robustkit.attacks.state import B, State
 from robustkit.attacks.targets import likeliest
 from robustkit.errors import EvaluationFailed, InputError
@@ -195,7 +195,7 @@ class Search(Generic[B]):
         state = self.start(unstarted, [generator(*name) for name in names])
         found, best = done.clone(), images.clone()
         for step in range(self.steps + 1):
-            logits, value, gradient = passes(model, state, self, targeted, step < self.steps)
+            logits, value, gradient, _ = passes(model, state, self, targeted, step < self.steps)
             hit, x = self.claims(state, (logits.argmax(1) == classes) == targeted)
             new = hit & ~found
             best[new], found = x[new], found | hit
@@ -216,25 +216,32 @@ class Search(Generic[B]):
 
 def passes(
     model: Any, state: State[B], attack: Search[B], targeted: bool, moving: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits N × K, values and gradients at the iterates, over the attack's number of passes."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits N × K, values and gradients at the iterates, over the attack's number of passes.
+
+    And which gradients held NaN or an infinity, N on the CPU.
+    """
     # the last pass only tells whether the iterates fool: it needs neither loss nor gradient
     wants = moving and attack.gradient
     x = state.x.detach().requires_grad_(wants)
     total: list[Tensor] = []
+    lost = torch.zeros(len(x), dtype=torch.bool)
     with torch.set_grad_enabled(wants):
         for _ in range(attack.eot):
             logits = answer(model, x)
             value = attack.value(logits, state, targeted) if moving else logits[:, 0]
-            gradient = _gradients(value, x) if wants else x
+            gradient = x
+            if wants:
+                gradient, none = _gradients(value, x)
+                lost |= none
             part = (logits.detach(), value.detach(), gradient.detach())
             total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
     logits, value, gradient = (t / attack.eot for t in total) if attack.eot > 1 else total
-    return logits, value, gradient
+    return logits, value, gradient, lost
 
 
-def _gradients(value: Tensor, x: Tensor) -> Tensor:
-    """Of N values, N × C × H × W; of N × M values, N × M × C × H × W."""
+def _gradients(value: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N values, N × C × H × W; of N × M values, N × M × C × H × W; and which are none, N."""
     if not value.requires_grad:
         raise EvaluationFailed(
             "the model's output has no gradient with respect to its pixels (detached, "
@@ -243,7 +250,11 @@ def _gradients(value: Tensor, x: Tensor) -> Tensor:
         )
     # the sum's gradient is each image's own: no image's value depends on another's pixels
     if value.ndim == 1:
-        return finite(gradient(value.sum(), x))
-    columns = value.unbind(1)
-    slopes = [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns]
-    return torch.stack(list(map(finite, slopes)), 1)
+        slopes = gradient(value.sum(), x)
+    else:
+        columns = value.unbind(1)
+        slopes = torch.stack(
+            [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns], 1
+        )
+    none = broken(slopes)
+    return (finite(slopes) if bool(none.any()) else slopes), none

@@ -45,6 +45,8 @@ class Passed(NamedTuple):
     """N × K"""
     value: Tensor
     gradient: Tensor
+    broken: Tensor
+    """which gradients were no finite numbers, N on the CPU"""
     exact: Tensor
     """which rows are searched in float32 from here on, N"""
     asked: Tensor | int
@@ -68,7 +70,7 @@ class StepModel:
 
         Rows that low precision calls fooled, or so nearly that its error may hide it, are passed
         again in float32, and so from then on: whoever is found, or given up close to the boundary,
-        is so in float32.
+        is so in float32. So are those that have no gradient in it.
         """
         low, whole = self.network.low, self.network.exact
         if low is None or bool(exact.all()):
@@ -77,14 +79,16 @@ class StepModel:
         part = state if len(rows) == len(exact) else take(state, rows)
         with low.multiplied():
             loose = passes(low.network, part, attack, targeted, moving)
-        unsure = low.unsure(loose[0], part.classes, targeted)
+        unsure = low.unsure(loose[0], part.classes, targeted) | loose[3].to(exact.device)
         before, exact = exact, exact.index_fill(0, rows[unsure], True)
         if not bool(exact.any()):
             return Passed(*loose, exact, 1)
         again = exact.nonzero()[:, 0]
         sharp = passes(whole, take(state, again), attack, targeted, moving)
         place = torch.cat([rows[~unsure], again]).argsort()
-        logits, value, gradient = (
-            torch.cat([a[~unsure], b])[place] for a, b in zip(loose, sharp, strict=True)
+        logits, value, gradient, broken = (
+            torch.cat([a[~unsure.to(a.device)], b])[place.to(a.device)]
+            for a, b in zip(loose, sharp, strict=True)
         )
-        return Passed(logits, value, gradient, exact, ((~before).int() + exact.int()).cpu())
+        asked = ((~before).int() + exact.int()).cpu()
+        return Passed(logits, value, gradient, broken, exact, asked)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from robustkit.auditing.completed import CompletedAudit, completed, target_of
 from robustkit.auditing.outcome import Audit, Family, IndicatorResult, Item, Stage
-from robustkit.auditing.wording import at_most, budget, counted, share
+from robustkit.auditing.wording import at_most, budget, counted, share, shares
 from robustkit.protocol import KINDS, parse_epsilon
 from robustkit.protocol.norms import symbol
 from robustkit.protocol.words import kind_in_words
@@ -104,7 +104,7 @@ def _iterative(ran: CompletedAudit) -> Answer:
         return _examined(ran.indicators(ITERATIONS)) or Answer(
             "not done", "No single-step and iterative attack met all images as stages of their own."
         )
-    low, high = share(iterative), share(single)
+    low, high = shares(iterative, single)
     if iterative <= single:
         return Answer("done", f"Iterative attacks left {low}, single-step attacks {high}.")
     return Answer("did not hold", f"Iterative attacks left {low}, single-step attacks {high}.")
@@ -169,9 +169,8 @@ def _chance(ran: CompletedAudit) -> Answer:
     if not levels or not classes:
         return Answer("not done", "No budget was attacked, or the classes are not known.")
     lowest = levels[-1]
-    summary = (
-        f"{share(lowest.accuracy.value)} at ε = {lowest.epsilon}, chance is {share(1 / classes)}"
-    )
+    left, chance = shares(lowest.accuracy.value, 1 / classes)
+    summary = f"{left} at ε = {lowest.epsilon}, chance is {chance}"
     if lowest.accuracy.value <= 1 / classes:
         return Answer("done", f"{summary}.")
     return Answer("not done", f"{summary}; no larger budget was attacked.")

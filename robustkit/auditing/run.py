@@ -14,7 +14,7 @@ import torch
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
-from robustkit.auditing import counts, thresholds
+from robustkit.auditing import counts, thresholds, wording
 from robustkit.auditing.adaptive_stage import (
     AdaptiveSuccess,
     add_adaptive,
@@ -365,25 +365,25 @@ class _AuditRun:
             SmoothedLevel(radius, *(proportion(right, n, "exact") for right in both))
             for radius, *both in result["levels"]
         )
-        clean = proportion(result["clean"], n, "exact")
-        return SmoothedAccuracy(
-            smoothing.sigma, smoothing.draws, smoothing.alpha, clean, result["abstained"], levels
-        )
+        if broken := result.get("contradicted", 0):  # results of before do not say
+            self.notes.append(wording.contradicted_smoothing(broken, n, smoothing.alpha))
+        clean, noise = proportion(result["clean"], n, "exact"), (smoothing.sigma, smoothing.draws)
+        return SmoothedAccuracy(*noise, smoothing.alpha, clean, result["abstained"], levels)
 
     def _smoothed(self, part: Dataset, smoothing: Smoothing) -> dict[str, Any]:
         self._begin("smoothed classifier", len(part))
-        noise = SmoothingNoise(
-            smoothing.sigma, smoothing.alpha, n=smoothing.draws, seed=self.request.threat.seed
-        )
         images, labels = self._tensors(part)
+        own = {"n": smoothing.draws, "seed": self.request.threat.seed}
+        noise = SmoothingNoise(smoothing.sigma, smoothing.alpha, **own)
         smoothed = smooth(self._model, images, part.ids, noise)
-        right = torch.as_tensor(smoothed.predicted).cpu() == labels.cpu()
-        levels = []
+        levels, neither = [], smoothed.predicted != smoothed.predicted  # none yet
         for radius in smoothing.radii:
             tried = attack_smoothed(self._model, images, labels, part.ids, radius, smoothed)
             levels.append((radius, int(tried.certified.sum()), int(tried.attacked.sum())))
-        abstained = int((smoothed.predicted < 0).sum())
-        return {"clean": int(right.sum()), "abstained": abstained, "levels": levels}
+            neither |= tried.contradicted
+        right = smoothed.predicted == labels.cpu().numpy()
+        told = {"abstained": smoothed.predicted < 0, "contradicted": neither, "clean": right}
+        return {**{name: int(some.sum()) for name, some in told.items()}, "levels": levels}
 
     def _begin(self, part: str, n: int) -> Callable[[float], None]:
         """Say that a part of so many images begins; returns what is told the images done.

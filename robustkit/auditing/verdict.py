@@ -22,7 +22,7 @@ from robustkit.auditing.wording import (
     at_most,
     budget,
     counted,
-    in_points,
+    least_points,
     sentence,
     share,
     shares,
@@ -119,10 +119,10 @@ def _overstated(
     claim: RobustnessClaim, survived: Estimate, stages: Sequence[Stage], delta: float
 ) -> ClaimVerdict:
     by = claim.accuracy - survived.high
-    claimed, high = shares(claim.accuracy, survived.high)
+    claimed, *left = shares(claim.accuracy, survived.low, survived.value, survived.high)
     reasons = [
-        f"The claim of {claimed} lies above the interval, {in_points(by)} above its upper end, "
-        f"{high}.",
+        f"The claim of {claimed} lies above the interval, {least_points(by)} or more above its "
+        f"upper end, {left[-1]}.",
         "Every image that counts as fooled was verified: the perturbed image lies within ε, and "
         "the model misclassifies it.",
     ]
@@ -134,8 +134,8 @@ def _overstated(
     if missing := incomplete(stages):
         reasons += [*missing, "What did not complete could only have lowered the accuracy further."]
     text = (
-        f"{_claimed(claim)} is overstated by {in_points(by)} or more: {_left(survived)}, under the "
-        "attacks of this audit."
+        f"{_claimed(claim, claimed)} is overstated by {least_points(by)} or more: "
+        f"{_left(survived, left)}, under the attacks of this audit."
     )
     return ClaimVerdict("overstated", text, tuple(reasons), delta, by)
 
@@ -233,9 +233,12 @@ def _conservative(claim: RobustnessClaim, survived: Estimate, delta: float) -> l
     ]
 
 
-def _claimed(claim: RobustnessClaim) -> str:
-    # the quantity is named once, then only its number
-    quantity = f"{share(claim.accuracy)} robust accuracy"
+def _claimed(claim: RobustnessClaim, told: str = "") -> str:
+    """The claim in words; `told` is its number, where others that stand beside it decide on digits.
+
+    The quantity is named once, then only its number.
+    """
+    quantity = f"{told or share(claim.accuracy)} robust accuracy"
     at = f"at {budget(claim.norm, claim.epsilon)}"
     if PLAIN_CLAIM in claim.source:
         return f"The {quantity} that plain {_plain(claim)} finds {at}"
@@ -247,11 +250,13 @@ def _plain(claim: RobustnessClaim) -> str:
     return claim.source.partition(",")[0].removeprefix("plain ").replace("pgd", "PGD")
 
 
-def _left(survived: Estimate) -> str:
-    low, high = (share(v).removesuffix("\u00a0%") for v in (survived.low, survived.high))
+def _left(survived: Estimate, told: Sequence[str] = ()) -> str:
+    """What survived in words; `told` are low end, value and high end, likewise."""
+    low, value, high = told or map(share, (survived.low, survived.value, survived.high))
+    low, high = (end.removesuffix("\u00a0%") for end in (low, high))
     return (
-        f"of {counted(survived.n, 'image')}, {share(survived.value)} are still classified "
-        f"correctly (95\u00a0% CI {low} to {high})"
+        f"of {counted(survived.n, 'image')}, {value} are still classified correctly "
+        f"(95\u00a0% CI {low} to {high})"
     )
 
 

@@ -1,6 +1,7 @@
 """Shares and lists in an audit's sentences, so rounded that none contradicts itself."""
 
 from collections.abc import Sequence
+from math import floor
 
 from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
@@ -11,8 +12,10 @@ __all__ = [
     "at_most",
     "budget",
     "capital",
+    "contradicted_smoothing",
     "counted",
     "in_points",
+    "least_points",
     "listed",
     "sentence",
     "share",
@@ -46,6 +49,30 @@ def in_points(difference: float, digits: int = 1) -> str:
     while digits < MOST_DIGITS and difference and not round(100 * difference, digits):
         digits += 1
     return f"{100 * difference + 0.0:.{digits}f}\u00a0points".replace("-", "−")
+
+
+def least_points(difference: float) -> str:
+    """A difference of shares in points that is shown to be there: rounded down, to be "or more"."""
+    digits = 1
+    while digits < MOST_DIGITS and not _floored(difference, digits):
+        digits += 1
+    return in_points(_floored(difference, digits), digits)
+
+
+def _floored(difference: float, digits: int) -> float:
+    """A difference of shares, rounded down to so many digits of points."""
+    scale = 10.0 ** (2 + digits)
+    # 0.5 − 0.48 is not quite 0.02, nor need it be more
+    return floor(round(scale * difference, MOST_DIGITS)) / scale
+
+
+def contradicted_smoothing(n: int, of: int, alpha: float) -> str:
+    """That images have a certificate of a smoothed classifier, and were broken all the same."""
+    return (
+        f"smoothed classifier: {n} of {counted(of, 'image')}, certified, fell to an attack within "
+        "the certified radius; they count neither as certified nor as withstanding it. One of two "
+        f"such answers is wrong with a probability of {2 * alpha:g} at most, by the draws"
+    )
 
 
 def tolerance(delta: float) -> str:

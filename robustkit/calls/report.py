@@ -117,7 +117,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         model: architecture of external networks.
         baseline: the method that the others are compared with.
         device: "cpu", "cuda:1"; "auto" takes a GPU.
-        workers: cells at a time; otherwise one per core or GPU.
+        workers: cells at a time; otherwise one per core, on a GPU one.
         hours: start no further cell after this time; report what is done.
         ray: work on a Ray cluster: "auto" or its address.
         cpus_per_cell: cores of a cell on Ray.

@@ -40,7 +40,7 @@ class Trial:
         nearest = int(margins.argmin())
         if margins[nearest] > 0:
             return False
-        rows = torch.zeros(1, dtype=torch.int64, device=x.device)
+        rows = torch.zeros(1, dtype=torch.int64)
         held = self.verifier.keep(rows, x[[nearest]], NAME, budget[:1])
         return bool(held.any())
 

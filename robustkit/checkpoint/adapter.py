@@ -13,7 +13,7 @@ import torch
 from robustkit.checkpoint.logits import find_logits, is_hollow, unusual
 from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError, InputError, one_line
-from robustkit.network import answer, kept
+from robustkit.network import answer, followed, kept, levelled
 from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
 
 
@@ -54,9 +54,10 @@ class Classifier(torch.nn.Module):
             InputError: the normalisation is for another number of channels.
             CheckpointError: what it returns is not N×K numbers.
         """
-        output = answer(self.network, self.pixels(x))
+        own = followed(x)
+        output = answer(self.network, self.pixels(own))
         found = find_logits(output, len(x), self.classes or self.expected)
-        return kept(self._checked(found, len(x)))
+        return kept(levelled(self._checked(found, len(x)), own))
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
         """What the network itself is given for images, N×C×H×W in [0, 1]."""
@@ -103,7 +104,7 @@ class Classifier(torch.nn.Module):
                 f"the model returns {output.shape[1]} logits per image, but {self.classes} "
                 "classes were given or recorded"
             )
-        return output.float() if output.dtype.itemsize < 4 else output
+        return output
 
 
 def classifier(network: torch.nn.Module) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from robustkit.cli.stepsummary import summarise
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
 from robustkit.protocol import Norm
+from robustkit.protocol.file import target_of
 
 if TYPE_CHECKING:
     from robustkit.analysis.compare import Compared
@@ -138,7 +139,9 @@ def _table(compared: "Compared", side: "Side") -> Any:
 
 
 def _cell(estimate: "Estimate") -> str:
-    return f"{in_percent(estimate.value)}\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    from robustkit.reporting.wording import interval
+
+    return f"{in_percent(estimate.value)}\n{interval(estimate)}"
 
 
 def _cost(compared: "Compared") -> Iterable[str]:
@@ -189,7 +192,8 @@ def as_json(compared: "Compared") -> dict[str, Any]:
         "schema": SCHEMA,
         "baseline": compared.sides[0].name,
         "data": {key: header["data"][key] for key in ("name", "split", "n", "digest")},
-        "protocol": {key: header["protocol"][key] for key in ("name", "norm", "digest")},
+        "protocol": {key: header["protocol"][key] for key in ("name", "norm", "digest")}
+        | {"targeted": target_of(header["protocol"])},
         "sides": [_side(compared, side) for side in compared.sides],
         "comparisons": [_comparison(compared, one) for one in compared.comparisons],
         "notes": list(compared.notes),

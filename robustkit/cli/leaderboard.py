@@ -75,14 +75,14 @@ def _show(board: "Board") -> None:
         table.add_column("audit")
     for row in board.rows:
         cells = [shown(row.name), *_cells(row, board, columns)]
-        verdicts = "; ".join(dict.fromkeys(_verdict(audit) for audit in row.audits))
+        verdicts = "; ".join(dict.fromkeys(_verdict(*one) for one in row.verdicts))
         table.add_row(*cells, *([verdicts or "–"] if audited else []))
     console().print(table)
 
 
-def _verdict(audit: "AuditMark") -> str:
+def _verdict(audit: "AuditMark", of: str) -> str:
     claim = "no claim" if audit.claimed is None else in_percent(audit.claimed)
-    return shown(f"{audit.word}, {claim} at {audit.epsilon}")
+    return shown(f"{audit.word}, {claim} at {audit.epsilon}{f' ({of})' if of else ''}")
 
 
 def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[str]:

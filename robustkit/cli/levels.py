@@ -10,7 +10,8 @@ from robustkit.cli.terminal import show
 from robustkit.corruption.published import is_level, tabulate
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
-from robustkit.protocol import by_transfer
+from robustkit.protocol import by_transfer, symbol
+from robustkit.protocol.file import towards
 from robustkit.statistics.estimate import counted
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
     tell_warnings(_by_level(evaluations))
     counts = sorted({one.header["data"]["n"] for one in evaluations})
     images = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
+    protocol = header["protocol"]
+    attack = f"{protocol['name']}{towards(protocol)}{by_transfer(header)}"
+    norm = symbol(protocol["norm"])
     for epsilon in (None, *evaluations[0].epsilons):
         found = tabulate(evaluations, epsilon)
-        attack = f"{header['protocol']['name']}{by_transfer(header)}"
-        at = "" if epsilon is None else f", {attack} at {epsilon.text}"
+        at = "" if epsilon is None else f", {attack} ({norm}, ε = {epsilon.text})"
         severities = sorted({s for row in found.rows.values() for s in row}, key=lambda s: s or 0)
         table = Table()
         table.add_column("corruption")
@@ -62,7 +65,8 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
             )
         elif not found.even:
             say("no mean over corruptions: their severities differ")
-        if (mce := found.mce) is not None:
+        # AlexNet's errors are those without an attack
+        if epsilon is None and (mce := found.mce) is not None:
             say(f"mean corruption error (mCE) {in_percent(mce)}, each error divided by AlexNet's")
     folder = evaluations[0].path and evaluations[0].path.parent
     say(f"records: {len(evaluations)} in {folder}")

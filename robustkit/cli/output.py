@@ -60,6 +60,11 @@ def _guarded(before: TextIO | None, errors: str, lines: bool = False) -> TextIO:
     if before is None:  # closed from the start
         return io.TextIOWrapper(io.BufferedWriter(_Kept(os.devnull, "wb")), "utf-8", errors)
     before.flush()
+    raw = getattr(before.buffer, "raw", before.buffer)
+    if isinstance(before, io.TextIOWrapper) and not isinstance(raw, io.FileIO):
+        # Windows' console, which takes letters and not bytes
+        before.reconfigure(errors=errors)
+        return before
     kept = _Kept(before.fileno(), "wb", closefd=False)
     lines = lines or kept.isatty()
     return io.TextIOWrapper(io.BufferedWriter(kept), before.encoding, errors, line_buffering=lines)

@@ -53,7 +53,7 @@ def report(
     device: Device = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Cells to run in parallel; default: one per core or GPU."),
+        typer.Option(min=1, help="Cells to run in parallel; default: one per core, on a GPU one."),
     ] = None,
     hours: Annotated[
         float | None,

@@ -270,8 +270,7 @@ def _holds_pictures(path: Path) -> bool:
 def _shelf_file(name: str | Path) -> Path | None:
     """The TOML file of a data set; None if `name` is, or can only have been meant as, a path."""
     if isinstance(name, Path) and not name.name.endswith(".toml"):
-        if not _exists(name) and str(name) in names("data"):
-            raise DataError(f"{name}: no such file; as text it is the name of a data set")
+        _check_not_meant(name, "as text it is")
         return None
     name = str(name)
     try:
@@ -279,9 +278,16 @@ def _shelf_file(name: str | Path) -> Path | None:
     except UnknownName:
         meant = "/" in name or "\\" in name or Path(name).suffix in FILES
         if meant or _exists(Path(name)):
+            _check_not_meant(Path(name), f"{Path(name)} alone is")
             return None
         advice = f"or give the path of a folder, {', '.join(FILES)} or .toml"
         raise UnknownName("data set", name, names("data"), advice) from None
+
+
+def _check_not_meant(path: Path, which: str) -> None:
+    """Nothing, unless there is no such file, and a data set of that name."""
+    if not _exists(path) and str(path) in names("data"):
+        raise DataError(f"{path}: no such file or folder; {which} the name of a data set")
 
 
 def _exists(path: Path) -> bool:

@@ -15,7 +15,6 @@ from rich.progress import (
     Task,
     TaskProgressColumn,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -78,13 +77,14 @@ class TerminalMeter:
     def __init__(self, unit: str | None) -> None:
         self.console: Console = console(err=True)
         self.pace, self.timed = Pace(), unit is None
-        left = (_ToGo(self),) if unit is None else (_Count(unit), TimeRemainingColumn())
+        counted = () if unit is None else (_Count(unit),)
         self.bar = _Bar(
             self,
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn("[progress.percentage]{task.percentage:>3.0f}\u00a0%"),
-            *left,
+            *counted,
+            _ToGo(self),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal or os.environ.get("RANK", "0") != "0",
@@ -136,7 +136,7 @@ class _Bar(Progress):
 
 
 class _ToGo(ProgressColumn):
-    """'2 min to go' of what is done as a share of the time; rich goes by the last seconds."""
+    """'2 min to go' by all that was told; rich's own goes by the last seconds."""
 
     def __init__(self, meter: TerminalMeter) -> None:
         super().__init__()

@@ -19,10 +19,11 @@ EVERY = 60.0
 
 
 class _Metered:
-    """A bar that is there within a `with`."""
+    """A bar that is there within a `with`; where none is seen, a line a minute."""
 
     def __init__(self, unit: str | None) -> None:
         self.meter: Meter = meter(unit)
+        self.told = time.monotonic()
 
     def __enter__(self) -> Self:
         self.meter.start()
@@ -36,16 +37,23 @@ class _Metered:
     ) -> None:
         self.meter.stop()
 
+    def _say(self, name: str, share: float, *more: str) -> None:
+        now = time.monotonic()
+        if self.meter.live or now - self.told < EVERY or share >= 1:
+            return
+        self.told = now
+        words = [in_percent(share, 0), self.meter.pace.to_go, *more]
+        tell(f"robustkit: {name}: {', '.join(filter(None, words))}")
+
 
 class Bar(_Metered):
-    """Progress of one evaluation, with the time to go; where no bar is seen a line a minute."""
+    """Progress of one evaluation, with the time to go."""
 
     def __init__(self, path: str, which: str = "") -> None:
         """`which` of several it is: "2 of 9"."""
         super().__init__(None)
         self.path = path
         self.name = f"{path} ({which})" if which else path
-        self.told = time.monotonic()
 
     def attach(self, options: RunOptions) -> RunOptions:
         """Options that report here."""
@@ -53,7 +61,7 @@ class Bar(_Metered):
 
         def progress(done: float, total: int) -> None:
             self.meter.update(done, total)
-            self._say(done / total)
+            self._say(self.name, done / total)
 
         def stage(words: str) -> None:
             self.meter.begin(f"{self.name}: {words}", None)
@@ -72,13 +80,6 @@ class Bar(_Metered):
             options, progress=progress, stage=stage, began=began, waiting=waiting, told=told
         )
 
-    def _say(self, share: float) -> None:
-        now = time.monotonic()
-        if not self.meter.live and now - self.told >= EVERY and share < 1:
-            self.told = now
-            left = self.meter.pace.to_go
-            tell(f"robustkit: {self.name}: {in_percent(share, 0)}{', ' if left else ''}{left}")
-
 
 class AuditBar(_Metered):
     """The part of an audit that runs now, with the time it still takes."""
@@ -96,7 +97,12 @@ class AuditBar(_Metered):
         self.meter.begin(part, images)
         if not self.meter.live:
             console(err=True).print(styled(f"{part}: {images:,} images", "dim"))
-        return self.meter.update
+
+        def update(done: float) -> None:
+            self.meter.update(done, images)
+            self._say(part, done / max(1, images))
+
+        return update
 
 
 class TrainingBar(_Metered):
@@ -104,19 +110,25 @@ class TrainingBar(_Metered):
 
     def __init__(self, name: str) -> None:
         super().__init__("updates")
+        self.name, self.begun = name, False
         self.meter.begin(name, None)
 
     @property
     def callbacks(self) -> Callbacks:
-        """What the training calls; nothing where nobody sees it."""
-        return Callbacks(self._step, self._epoch) if self.meter.live else Callbacks()
+        """What the training calls."""
+        return Callbacks(self._step, self._epoch) if self.meter.live else Callbacks(self._step)
 
     def _step(self, at: TrainingProgress) -> None:
         text = (
             f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
             f"accuracy {in_percent(at.seen['accuracy_given'])}"
         )
+        share = at.step / at.steps
+        if not self.begun:  # one that goes on has had its first updates before
+            self.meter.begin(text, at.steps, done=share)
+            self.begun = True
         self.meter.update(at.step, at.steps, text)
+        self._say(self.name, share, text)
 
     def _epoch(self, line: dict[str, Any]) -> None:
         self.meter.tell(f"epoch {line['epoch']}: {epoch_text(line)}")

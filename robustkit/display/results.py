@@ -24,7 +24,6 @@ from robustkit.display.progress import epoch_text
 from robustkit.display.studies import StudyPlan
 from robustkit.display.view import View
 from robustkit.integrity import FileCheck
-from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
@@ -195,9 +194,10 @@ def _(found: Ranking) -> View:
 @view.register
 def _(found: PowerAnalysis) -> View:
     rows = [(one, one.power) for one in found.comparisons]
+    asked = rows[0][1]
+    delta = f"{100 * asked.delta:.10g} point{'' if asked.delta == 0.01 else 's'}"
     return View(
-        title=f"Seeds for {100 * rows[0][1].delta:g} points, "
-        f"power {in_percent(rows[0][1].power, 0)}",
+        title=f"Seeds for {delta}, power {100 * asked.power:.6g}\u00a0%",
         head=("method", "against", "ε", "for a difference", "for equivalence"),
         rows=[
             (one.a, one.b, one.level, _many(p.seeds_difference), _many(p.seeds_equivalence))

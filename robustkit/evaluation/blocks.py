@@ -34,7 +34,7 @@ from robustkit.errors import ProofContradicted
 from robustkit.evaluation.config import Config
 from robustkit.evaluation.probe import few_images
 from robustkit.evaluation.proving import Proving, Spent
-from robustkit.protocol import Epsilon, Protocol
+from robustkit.protocol import Epsilon, Protocol, labels_of
 from robustkit.record import Blocks, Example, FinishedBlock, table
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ FEWEST, EACH = 64, 2
 """images a block, and blocks a device, where there are several GPUs"""
 UNSTARTED = "unstarted"
 """by attack: how many images of a block it left alone for want of a point to start from"""
+BROKEN = "broken"
+"""by attack: at how many images of a block a gradient was no finite number"""
 EXAMPLES = 8
 """how many of the smallest successful perturbations are kept for looking at"""
 
@@ -149,7 +151,7 @@ class BlockResult:
     images: npt.NDArray[np.float32] | None
     """the perturbed ones, where they are to be kept"""
     spent: dict[str, Any]
-    """what proving its images took, and under `UNSTARTED` those that an attack left alone"""
+    """what proving its images took, and under `UNSTARTED` and `BROKEN` what attacks could not do"""
 
 
 @dataclass(slots=True)
@@ -241,7 +243,8 @@ class Attacker:
             _rows(block, outcomes, protocol.epsilons),
             _examples(block, outcomes),
             outcomes.perturbed.cpu().numpy() if self.keep_images else None,
-            asdict(replace(attacked.spent, attacked=checked)) | {UNSTARTED: outcomes.unstarted},
+            asdict(replace(attacked.spent, attacked=checked))
+            | {UNSTARTED: outcomes.unstarted, BROKEN: _broken(outcomes, protocol)},
         )
 
     def _attack_block(self, block: Block, protocol: Protocol, **how: Any) -> Outcomes:
@@ -266,6 +269,11 @@ class Attacker:
             self.halved(size, f"{said} {size}")
 
         return fitting(lambda _: work(), self.batch_size, halved)
+
+
+def _broken(outcomes: Outcomes, protocol: Protocol) -> dict[str, int]:
+    counts = (outcomes.passes.broken[1:] > 0).sum(1).tolist()
+    return {name: n for name, n in zip(labels_of(protocol.attacks), counts, strict=True) if n}
 
 
 def attack_rows(

@@ -20,6 +20,7 @@ from robustkit.device import devices, in_float32
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation.adversarial import save_adversarial
 from robustkit.evaluation.blocks import (
+    BROKEN,
     UNSTARTED,
     Attacker,
     Networks,
@@ -136,7 +137,8 @@ def _compute(
     predicted = integers(rows["predicted"])
     settled = settled_by(config.model.header.get("preprocessing"), data.source)
     chance = chance_warnings(data.labels, predicted, len(data.classes), settled)
-    warnings = [*found, *chance, *_unstarted(done, len(data)), *data.changed()]
+    vain = [*_unstarted(done, len(data)), *_unfollowed(done, len(data))]
+    warnings = [*found, *chance, *vain, *data.changed()]
     how = {"asked": config.prove, "on": not proving.reason, "why": proving.reason}
     whole = {**header, "prove": how, "warnings": [*header["warnings"], *warnings]}
     details |= {key: plan[key] for key in plan if key != "prove"}
@@ -214,15 +216,30 @@ def _done(
 
 def _unstarted(done: Sequence[FinishedBlock], images: int) -> list[str]:
     """A warning for each attack that left images alone since it had no point to start from."""
-    counts: Counter[str] = Counter()
-    for block in done:
-        counts.update(block.proof.get(UNSTARTED, {}))  # blocks of before know none
     return [
         f"{name} left {count} of {counted(images, 'image')} without an attack, which is not "
         "robustness: no noise, plain colour, blot or find of an attack before it fooled the "
         "network, to start from; square and attacks by gradients start from the image itself"
-        for name, count in counts.items()
+        for name, count in _summed(done, UNSTARTED).items()
     ]
+
+
+def _unfollowed(done: Sequence[FinishedBlock], images: int) -> list[str]:
+    """A warning for each attack that met gradients which are no finite numbers."""
+    return [
+        f"{name}: at {count} of {counted(images, 'image')} the network's gradient held NaN or an "
+        "infinity, at one step or more, and a pixel whose gradient is NaN is not moved, which is "
+        "not robustness; square needs no gradients"
+        for name, count in _summed(done, BROKEN).items()
+    ]
+
+
+def _summed(done: Sequence[FinishedBlock], kind: str) -> Counter[str]:
+    """What blocks have counted by attack."""
+    counts: Counter[str] = Counter()
+    for block in done:
+        counts.update(block.proof.get(kind, {}))  # blocks of before know none
+    return counts
 
 
 def _probed(config: Config, networks: Networks) -> tuple[list[str], Random, NetworkTraits]:

@@ -77,7 +77,8 @@ def plan(
     header, store = record_header(config), Store(out)
     plain = options.precision == "float32" and told_by_files(model, surrogate)
     found = store.find(header["digest"]) if plain and not options.anew else None
-    network = (surrogate or model).load(config.device)
+    network = model.load(config.device)
+    attacked = network if surrogate is None else surrogate.load(config.device)
     budgets, classes = len(protocol.epsilons), len(data.classes)
     return EvaluationPlan(
         model=model,
@@ -91,7 +92,7 @@ def plan(
             for label, attack in zip(labels_of(protocol.attacks), protocol.attacks, strict=True)
         },
         record=None if found is None else store.path(header["digest"]),
-        took=MostPasses(0, 0) if found is not None else _timed(network, config),
+        took=MostPasses(0, 0) if found is not None else _timed(attacked, config),
         warnings=tuple(header["warnings"]),
     )
 

@@ -75,7 +75,7 @@ class BlockSite:
         """The networks, on the worker's own device."""
         torch.set_num_threads(place.threads)
         config = replace(self.config, device=torch.device(place.device))
-        if config.device.type == "cuda":
+        if config.device.type == "cuda" and config.device.index is not None:
             torch.cuda.set_device(config.device)
         return BlockBench(self, config)
 

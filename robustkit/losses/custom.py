@@ -1,6 +1,5 @@
 """A user's own loss: a function in a file."""
 
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from robustkit.errors import InputError, RobustkitError, UnknownName, one_line, quoted
 from robustkit.files import digest
 from robustkit.losses.loss import Loss, Result, Step, as_float32, checked_logits, probing, unwrapped
-from robustkit.models import import_function
+from robustkit.models import import_function, signature_of
 
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 EXACT = (Fraction, Decimal, complex, bytes, PurePath, Enum, np.generic, torch.dtype, torch.device)
@@ -187,7 +186,7 @@ def load_custom(name: str, settings: Mapping[str, Any]) -> CustomLoss:
     path, _, called = name.rpartition(":")
     chosen = import_function(Path(path), called, "--loss")
     try:
-        signature = inspect.signature(chosen)
+        signature = signature_of(chosen)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: its arguments cannot be read; wrap it in a def") from error
     required = [

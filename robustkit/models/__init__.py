@@ -181,13 +181,13 @@ def build(
         UnknownName: no such architecture.
         InputError: the user's file or function fails, or its library is not installed.
     """
-    import torch  # this package answers `robustkit list models`, which must not wait for torch
+    # this package answers `robustkit list models`, which must not wait for torch
+    from robustkit.seeding import current, torch_seeded
 
     chosen = parse_name(name)
     if seed is None:
         return _build(chosen, num_classes, checkpoint)
-    with torch.random.fork_rng(devices=[]), _seeded(seed):
-        torch.manual_seed(seed)
+    with torch_seeded(seed, current()), _seeded(seed):
         return _build(chosen, num_classes, checkpoint)
 
 
@@ -342,12 +342,28 @@ def _call(path: Path, name: str, checkpoint: str | None) -> "torch.nn.Module":
 def _takes_one(function: Callable[..., Any]) -> bool:
     """Whether a function has exactly one argument that must be given, and takes it by its place."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = signature_of(function).parameters.values()
     except (TypeError, ValueError):  # one of a compiled module need not have a signature
         return False
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.kind for p in parameters if p.default is p.empty and p.kind not in several]
     return len(needed) == 1 and needed[0] is not inspect.Parameter.KEYWORD_ONLY
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """A function's arguments, whatever its annotations.
+
+    Those of names that are imported for type checkers alone cannot be evaluated, as Python 3.14
+    does where they are asked for.
+
+    Raises:
+        TypeError, ValueError: it has none that can be read.
+    """
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.STRING)
+    return inspect.signature(function)
 
 
 def import_function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:

@@ -136,15 +136,37 @@ def default_norm(protocol: Table) -> str:
     return str(protocol["norm"])
 
 
+def default_target(protocol: Table) -> str:
+    """The target that the file of a header's protocol names in its norm; without a file its own."""
+    with suppress(ValueError, TypeError):
+        table = parse_toml(protocol["file"])
+        if _norms(table):
+            section = table.get(protocol["norm"], {})
+            return str({**table, **section}.get("target", "none"))
+    return target_of(protocol)
+
+
+def target_of(protocol: Table) -> str:
+    """The target of a header's protocol; "none" where any other class will do."""
+    return str(protocol.get("resolved", {}).get("target", "none"))
+
+
+def towards(protocol: Table) -> str:
+    """The end of the name of a header's protocol, where it has a target."""
+    target = target_of(protocol)
+    return "" if target == "none" else f" towards {target}"
+
+
 def by_transfer(header: Mapping[str, Any]) -> str:
     """The end of an attack's name in a record's header, where it was crafted on another network."""
     return f" by transfer from {header['surrogate']['path']}" if "surrogate" in header else ""
 
 
 def protocol_in_words(protocol: Table) -> str:
-    """A header's protocol by its name, with its norm where that is not its file's default."""
+    """A header's protocol by its name and target, with a norm that is not its file's default."""
     own = protocol["norm"]
-    return str(protocol["name"]) + ("" if own == default_norm(protocol) else f" ({symbol(own)})")
+    norm = "" if own == default_norm(protocol) else f" ({symbol(own)})"
+    return f"{protocol['name']}{towards(protocol)}{norm}"
 
 
 def protocol_options(protocol: Table) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def most_passes(attack: Attack, budgets: int, classes: int, search: BudgetOrder)
             queries = sum(min(10_000, 100 * sqrt(t)) for t in range(1, attack.steps + 1))
             return MostPasses(0, STARTS + queries + BISECTED * (1 + attack.steps))
         case DeepFool():
-            return MostPasses(attack.steps * min(attack.candidates, classes), 2)
+            return MostPasses(attack.steps * (min(attack.candidates, classes) - 1), 2)
         case CW():
             return MostPasses(attack.steps * attack.search_steps, 1)
         case DDN() | FMN():

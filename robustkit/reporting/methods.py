@@ -23,6 +23,7 @@ from robustkit.reporting.wording import readable
 from robustkit.spec import ACCURACY, merged_table
 from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import listed
+from robustkit.statistics.estimate import counted
 from robustkit.study.findings import WORDS
 
 BOUNDS = (CERTIFICATES["interval"], CERTIFICATES["linear"])
@@ -30,7 +31,6 @@ _VERIFIED = (
     "An image counts as robust at ε if it is classified correctly and none of the attacks finds an "
     "adversarial example within ε (worst case per image); each is checked again in float32."
 )
-_PROVED = "Images that bounds ({}) prove robust at a budget were not attacked there."
 NO_NUMBERS = ("kind", "random_start", "target_order")
 """keys of an attack that its name tells, or that say nothing where they are as usual"""
 
@@ -72,7 +72,7 @@ def of_evaluations(evaluations: Sequence[Evaluation], clean: Estimate) -> Method
         *([] if attacks else ["Nothing was attacked."]),
         *(_transferred(header) if attacks else ()),
         *([_VERIFIED] if attacks else []),
-        *([_PROVED.format(cited(BOUNDS))] if proved else []),
+        *(_spared(evaluations) if proved else ()),
         _intervals(clean.method),
         _versions(engine, header.get("precision", "float32")),
     ]
@@ -236,6 +236,19 @@ def _attacked(
 def _transferred(header: Mapping[str, Any]) -> Iterator[str]:
     if other := header.get("surrogate"):
         yield f"Adversarial examples were crafted on {other.get('path')}, the surrogate."
+
+
+def _spared(evaluations: Iterable[Evaluation]) -> Iterator[str]:
+    """What proofs took the place of, and how many of them were held against an attack."""
+    checked = sum(e.run.get("proof", {}).get("attacked", 0) for e in evaluations if e.proved)
+    but = (
+        f", but for {counted(checked, 'pair')} of image and budget, drawn at random to check the "
+        "bounds"
+    )
+    yield (
+        f"Images that bounds ({cited(BOUNDS)}) prove robust at a budget were not attacked there"
+        f"{but if checked else ''}."
+    )
 
 
 def _attack(attack: Mapping[str, Any], norm: str) -> str:

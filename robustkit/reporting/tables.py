@@ -31,7 +31,7 @@ _ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': "''",  # LaTeX's usual encoding has no other for it
         "−": "$-$",
         "±": r"$\pm$",
         "×": r"$\times$",

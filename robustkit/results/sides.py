@@ -12,6 +12,7 @@ import numpy as np
 from robustkit.data.source import WHOLE
 from robustkit.errors import InputError
 from robustkit.protocol import budget_key, by_transfer, protocol_in_words, symbol
+from robustkit.protocol.file import towards
 from robustkit.record import MeanPasses
 from robustkit.results.command import called, evaluate_command
 from robustkit.results.finder import NetworkGroup
@@ -130,12 +131,10 @@ def _budgets(header: Mapping[str, Any]) -> str:
 def in_words(header: Mapping[str, Any]) -> str:
     """The condition of a record, for reading."""
     data, protocol = header["data"], header["protocol"]
-    by = by_transfer(header)
-    target = protocol["resolved"]["target"]
-    towards = "" if target == "none" else f" towards {target}"
+    by = towards(protocol) + by_transfer(header)
     part = "" if data["split"] == WHOLE else f"{data['split']} "
     return (
-        f"{protocol['name']}{towards}{by} ({symbol(protocol['norm'])}, ε = {_budgets(header)}) on "
+        f"{protocol['name']}{by} ({symbol(protocol['norm'])}, ε = {_budgets(header)}) on "
         f"{data['n']:,} {part}images of {data['name']}"
     )
 

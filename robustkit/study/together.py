@@ -84,9 +84,9 @@ def _take_part(
     machine.keep_memory()
     torch.set_num_threads(threads)
     os.environ |= {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    distributed.init_process_group(
-        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=world
-    )
+    # by its path: in a URL a blank would be %20, which torch takes for part of the name
+    store = distributed.FileStore(str(meeting), world)  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     try:
         return work(*given)
     finally:

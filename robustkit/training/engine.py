@@ -19,6 +19,7 @@ from robustkit.compression import Compressor
 from robustkit.errors import InputError, NetworkFailed, TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.network import asked
+from robustkit.seeding import seed_torch
 from robustkit.training.examples import Batch, Examples, augmented, order
 from robustkit.training.held_out import accuracy, scores
 from robustkit.training.numerics import channels_last, lowered
@@ -172,7 +173,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         # dropout draws from torch's global generator: seeded at every step, it depends neither on
         # what drew before in this process nor on where the run was resumed
-        self._seed_network(self._key("network", self.processes.rank, self.step))
+        seed_torch(self._key("network", self.processes.rank, self.step), self.device)
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
         with self._told(), lowered(self.precision, self.device):
@@ -211,13 +212,6 @@ class Engine:
         if channels_last(self.precision, self.device):
             return images.contiguous(memory_format=torch.channels_last)
         return images
-
-    def _seed_network(self, seed: int) -> None:
-        if self.device.type == "cpu":
-            # torch.manual_seed formats the stack for GPUs that it may find later
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
 
     def _key(self, purpose: str, *place: int) -> int:
         """A seed for one purpose at one place."""

@@ -6,8 +6,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from robustkit.device import deterministic as repeatable
 from robustkit.device import on_its_own, tf32
-from robustkit.errors import InputError, first_line
+from robustkit.errors import InputError, RobustkitError, first_line
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+NOT_REPEATABLE = ("deterministic implementation", CUBLAS)
+"""by which torch says that an operation knows no deterministic way"""
 
 
 def multiplications(asked: str, device: torch.device) -> str:
@@ -51,25 +56,31 @@ def numerics(precision: str, deterministic: bool) -> Iterator[None]:
     Raises:
         InputError: an operation knows no deterministic way, and one is asked for.
     """
-    before = torch.are_deterministic_algorithms_enabled()
     # cuBLAS reads this when its handle is made; without a fixed workspace its sums may be taken in
     # another order from run to run
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _use_deterministic(deterministic)
+        os.environ.setdefault(CUBLAS, ":4096:8")
     try:
-        with on_its_own(), tf32(allowed=precision != "float32"):
+        with (
+            repeatable(wanted=deterministic),
+            on_its_own(),
+            tf32(allowed=precision != "float32"),
+        ):
             yield
-    except RuntimeError as error:
-        if not deterministic or "deterministic implementation" not in str(error):
+    except (RuntimeError, RobustkitError) as error:
+        said: BaseException = error
+        while isinstance(said, RobustkitError) and said.__cause__ is not None:
+            said = said.__cause__  # torch's own words, told as a network's or loss's failure
+        if not deterministic or not any(text in str(said) for text in NOT_REPEATABLE):
             raise
-        reason = first_line(error).partition(",")[0]
-        raise InputError(f"--deterministic: {reason}; train without it, or change that") from error
-    finally:
-        _use_deterministic(before)
+        raise InputError(f"--deterministic: {_reason(said)}") from error
 
 
-def _use_deterministic(wanted: bool) -> None:
-    # asked for what it does already, torch imports its compiler all the same: seconds
-    if torch.are_deterministic_algorithms_enabled() != wanted:
-        torch.use_deterministic_algorithms(wanted)
+def _reason(error: BaseException) -> str:
+    """Why it cannot be so, and what to do."""
+    if CUBLAS in str(error):
+        return (
+            f"work on the GPU began before in this process, without {CUBLAS}=:4096:8; set that "
+            "variable before the program begins"
+        )
+    return f"{first_line(error).partition(',')[0]}; train without it, or change that"

@@ -213,7 +213,7 @@ class _Training:
             return recorded(path, account["digest"], number)
         except InputError:
             with suppress(InputError):
-                if read_state(self.out, account["digest"], self.device) is not None:
+                if read_state(self.out, account["digest"]) is not None:
                     return None  # --fresh has begun to replace it, and was cut off
             raise
 
@@ -230,7 +230,7 @@ class _Training:
         path = state_path(self.out)
         if self.options.fresh:
             path.unlink(missing_ok=True)
-        state = read_state(self.out, account["digest"], self.device)
+        state = read_state(self.out, account["digest"])
         if state is None:
             return None
         if behind := [n for n in self._missing(account) if ends[n] <= state["step"]]:

@@ -66,8 +66,11 @@ def write_state(out: Path, digest: str, state: dict[str, Any]) -> None:
     write_atomic(state_path(out), [content, seal_of_bytes(content)])
 
 
-def read_state(out: Path, digest: str, device: torch.device) -> dict[str, Any] | None:
+def read_state(out: Path, digest: str) -> dict[str, Any] | None:
     """The state that an unfinished training of that digest left; None where there is none.
+
+    On the processor: an optimiser leaves its counts of steps where they are, and each of several
+    processes has a device of its own.
 
     Raises:
         InputError: it is damaged, or another training's.
@@ -77,7 +80,7 @@ def read_state(out: Path, digest: str, device: torch.device) -> dict[str, Any] |
         return None
     try:
         content = io.BytesIO(unsealed_bytes(path.read_bytes()))
-        saved = torch.load(content, map_location=device, weights_only=True)
+        saved = torch.load(content, map_location="cpu", weights_only=True)
         same = saved["digest"] == digest
     except Exception as error:  # a damaged file may raise anything
         raise InputError(f"{path}: damaged; --fresh starts again") from error

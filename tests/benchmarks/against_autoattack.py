@@ -24,6 +24,7 @@ from robustkit.attacks import Block, attack_block, in_budget, search_network, sq
 from robustkit.attacks.contract import FEW
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
+from robustkit.device import in_float32
 from robustkit.evaluation import Config, from_module, speed
 from robustkit.protocol import labels_of
 
@@ -161,4 +162,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with in_float32():  # both sides, on a GPU, too
+        main()

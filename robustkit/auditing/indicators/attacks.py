@@ -19,7 +19,7 @@ from robustkit.auditing.indicators.indicator import (
     counted,
     share,
 )
-from robustkit.parsing import in_percent
+from robustkit.auditing.wording import shares
 from robustkit.protocol import (
     APGD,
     FAB,
@@ -96,7 +96,7 @@ def _incomplete(context: AuditContext, threshold: float) -> IndicatorEvidence:
     return IndicatorEvidence(
         worst,
         f"for {counted(moved > threshold, 'survivors')} the loss still changed by more than "
-        f"{in_percent(threshold, 0)} of its range over the last {LAST} steps",
+        f"{100 * threshold:.6g}\u00a0% of its range over the last {LAST} steps",
         flagged,
         n=len(moved),
     )
@@ -108,11 +108,8 @@ def _single(context: AuditContext, threshold: float) -> IndicatorEvidence:
     # many steps by the best iterate of one start: FGSM's, too, is a single point, without restarts
     iterated = context.clean_right & ~_rows(context, trajectory.rows, trajectory.fooled)
     gain = float(iterated.double().mean() - fgsm.double().mean())
-    return IndicatorEvidence(
-        gain,
-        f"robust accuracy is {in_percent(share(iterated))} after all steps and "
-        f"{in_percent(share(fgsm))} after one",
-    )
+    many, one = shares(share(iterated), share(fgsm))
+    return IndicatorEvidence(gain, f"robust accuracy is {many} after all steps and {one} after one")
 
 
 def _beats(context: AuditContext, other: Tensor, doubted: Tensor, what: str) -> IndicatorEvidence:
@@ -216,10 +213,11 @@ def _half(context: AuditContext, threshold: float) -> IndicatorEvidence:
     with context.repeatable("grey"):
         chance = 1 / context.logits(context.images[:1]).shape[1]
     most = max(chance, float(classes.max()) / len(context))
+    left, bound = shares(accuracy, most)
     return IndicatorEvidence(
         accuracy / most,
-        f"accuracy at ε = 0.5 (ℓ∞) is {in_percent(accuracy)}; since a grey image lies within reach "
-        f"of all, no classifier exceeds {in_percent(most)}",
+        f"accuracy at ε = 0.5 (ℓ∞) is {left}; since a grey image lies within reach of all, no "
+        f"classifier exceeds {bound}",
     )
 
 

@@ -15,7 +15,6 @@ from robustkit.auditing.indicators.indicator import (
     share,
 )
 from robustkit.network import gradient as gradient_of
-from robustkit.parsing import in_percent
 from robustkit.protocol import Loss
 
 SMOOTH: tuple[AdaptiveAttack, ...] = ("margin", "straight-through", "smoothing", "black box")
@@ -109,7 +108,7 @@ def _unstable(context: AuditContext, threshold: float) -> IndicatorEvidence:
     value = min(1.0, float(torch.stack(changes).mean()))
     return IndicatorEvidence(
         value,
-        f"noise within ±4/255 changes the loss by {in_percent(value, 0)} on average",
+        f"noise within ±4/255 changes the loss by {100 * value:.3g}\u00a0% on average",
         n=len(rows),
     )
 
