@@ -119,7 +119,10 @@ def _ours(claim: dict[str, str], decisive: Sequence[dict[str, str]]) -> str:
     if not decisive or not decisive[0]["value"]:
         return ""
     value, low, high = (float(decisive[0][key]) for key in ("value", "low", "high"))
-    return f"{signed(value, 2)} ({tenths(low, 2)} to {tenths(high, 2)})"
+    digits = 2  # an end that is told as 0 would not say on which side it lies
+    while digits < 5 and any(end and not round(100 * end, digits) for end in (low, high)):
+        digits += 1
+    return f"{signed(value, digits)} ({tenths(low, digits)} to {tenths(high, digits)})"
 
 
 def _rounds(claim: dict[str, str]) -> str:
