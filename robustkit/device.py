@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from robustkit.defaults import torch_defaults
 from robustkit.errors import EvaluationFailed, InputError, cut, first_line
 
 T = TypeVar("T")
@@ -120,9 +121,21 @@ def fitting(
 
 
 @contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """With so many threads of the processor's; as it was afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def on_its_own() -> Iterator[None]:
-    """Gradients where they are asked for and no autocast, whatever the program around has."""
+    """Gradients where they are asked for, no autocast, torch's own defaults, whatever is around."""
     with ExitStack() as stack:
+        stack.enter_context(torch_defaults())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in KINDS:

@@ -37,6 +37,8 @@ Listed = Literal["attacks", "data", "losses", "models", "reports"]
 T = TypeVar("T")
 LONGEST_TEXT = 2**26
 """characters at most of a file that is read as text"""
+LONGEST_NAME = 255
+"""bytes of a file's name that systems take"""
 LINKS = 40
 """that are followed one after the other, as by Linux"""
 
@@ -276,7 +278,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of another once it is complete."""
-    partial = _aside(target, "tmp")
+    partial = aside(target, "tmp")
     try:
         with partial.open("wb") as file:
             yield file
@@ -289,11 +291,21 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
-def _aside(path: Path, kind: str) -> Path:
-    """A name beside a file's that fits wherever the file's own does."""
-    return path.with_name(
-        f".{path.name[:100]}.{digest(os.fsencode(path.name))[:8]}.{os.getpid()}.{kind}"
-    )
+def aside(path: Path, kind: str) -> Path:
+    """A name beside a file's, for this process alone, that fits wherever the file's own does."""
+    return path.with_name(f".{_shortened(path.name)}.{os.getpid()}.{kind}")
+
+
+def extended(name: str, ending: str) -> str:
+    """A file's name with something behind it; where no system takes both, the name is shortened."""
+    whole = name + ending
+    return whole if len(os.fsencode(whole)) <= LONGEST_NAME else f"{_shortened(name)}{ending}"
+
+
+def _shortened(name: str) -> str:
+    """The beginning of a name, in bytes as systems count, and the digest of all of it."""
+    encoded = os.fsencode(name)
+    return f"{encoded[:100].decode(errors='ignore')}.{digest(encoded)[:8]}"
 
 
 def _opened_through(path: Path) -> BinaryIO | None:
@@ -348,7 +360,7 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     replaced = {name: Path(os.path.realpath(folder / name)) for name in files}
     through = {name for name, path in replaced.items() if _is_special(path)}
-    staged = {name: _aside(replaced[name], "new") for name in files if name not in through}
+    staged = {name: aside(replaced[name], "new") for name in files if name not in through}
     before: dict[Path, bytes | None] = {}
     try:
         for name, path in staged.items():

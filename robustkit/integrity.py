@@ -104,7 +104,8 @@ def _checked(path: Path, kind: str, check: Callable[[Path], State]) -> CheckedFi
         return CheckedFile(path, kind, check(path))
     except RobustkitError as error:
         return CheckedFile(path, kind, "damaged", str(error))
-    except UNREADABLE as error:
+    # a damaged file makes libraries raise nearly anything, and those after it are to be checked
+    except Exception as error:
         return CheckedFile(path, kind, "damaged", f"{path}: damaged ({first_line(error)})")
 
 

@@ -121,7 +121,8 @@ class EngineKey:
     precision: str | None = None
     """of the multiplications that attacks search by; None: float32"""
     batch_size: int | None = None
-    """of a search in low precision, whose rounding it changes; in float32 it changes no row"""
+    """of a search in low precision, whose rounding it changes; in float32 it changes no row beyond
+    rounding, but the draws of a network that draws at random"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

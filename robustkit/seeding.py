@@ -1,19 +1,23 @@
-"""Random generators of torch, seeded for one device and no other of the program's."""
+"""Global random generators: seeded for one device and no other of the program's, and restored."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 ACCELERATORS = ("cuda", "xpu")
 """kinds of devices, each of which has a generator of its own"""
 
 
-def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed torch's generators of the processor and of one device, and no other.
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed the generators of Python, numpy and torch, of the processor and of one device.
 
     `torch.manual_seed` seeds every GPU of the program, also those that are none of our business.
     """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  code of others draws from this very state
     torch.default_generator.manual_seed(seed)
     if device.type in ACCELERATORS:
         own = getattr(torch, device.type)
@@ -22,11 +26,23 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 @contextmanager
-def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Generators of torch, of the processor and of one device, seeded; as they were afterwards."""
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Set these generators back to what they were before."""
     kind = device.type if device.type in ACCELERATORS else "cuda"
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng([device] if kind == device.type else [], device_type=kind):
-        seed_torch(seed, device)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """All that code of others draws from, seeded; as it was afterwards."""
+    with generators_kept(device):
+        seed_all(seed, device)
         yield
 
 

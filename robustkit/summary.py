@@ -3,19 +3,18 @@
 Arithmetic on rows; no drawing, no torch.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.files import shipped
 from robustkit.protocol import Epsilon, labels_of, parse_protocol
 from robustkit.record import CLEAN, Evaluation, MeanPasses, Point, mean_passes, passes_of
 from robustkit.record.columns import integers
+from robustkit.results.rows import searched_up_to
 from robustkit.statistics import Estimate, Method, proportion
 
 SCHEMA_NAME = "robustkit.evaluation/1"
@@ -101,12 +100,6 @@ def failure(path: str, error: str) -> dict[str, Any]:
     }
 
 
-def schema() -> dict[str, Any]:
-    """The shipped JSON Schema (draft 2020-12) of a list of such objects."""
-    path = shipped("reports") / "evaluation-1.schema.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
 def robust_points(evaluation: Evaluation, method: Method = "wilson") -> tuple[Point, ...]:
     """Robust accuracy at each budget, by rising budget."""
     return tuple(sorted(evaluation.robust(method), key=lambda point: point.epsilon.value))
@@ -144,13 +137,34 @@ def median_distance(evaluation: Evaluation) -> float | None:
     """Median smallest verified distance of the images that are right without attack.
 
     An image that nothing fooled lies beyond every distance; None where the median image is such a
-    one, or where no image is right. Of two middle values the smaller.
+    one, where it is not known (`median_is_hidden`), or where no image is right. Of two middle
+    values the smaller.
     """
-    right = evaluation.broken_at > 0
-    found = zip(evaluation.table["distance"].to_pylist(), right.tolist(), strict=True)
-    distances = sorted(distance for distance, was in found if was and distance is not None)
+    least, most = _medians(evaluation)
+    return most if least == most < inf else None
+
+
+def median_is_hidden(evaluation: Evaluation) -> bool:
+    """Whether the median hangs on images that were proved at the largest budget.
+
+    These were not attacked, so that an attack which looks beyond the budgets, too, has no distance
+    of them.
+    """
+    least, most = _medians(evaluation)
+    return least < most
+
+
+def _medians(evaluation: Evaluation) -> tuple[float, float]:
+    """The median distance at least and at most, by where unattacked images may lie."""
+    right, known = evaluation.broken_at > 0, searched_up_to(evaluation.header)
+    found = evaluation.table["distance"].to_pylist()
+    most = np.array([inf if distance is None else distance for distance in found])
+    least = np.where(evaluation.certified_at >= known, known, most)
     middle = ceil(right.sum() / 2) - 1
-    return float(distances[middle]) if 0 <= middle < len(distances) else None
+    if middle < 0:
+        return inf, inf
+    low, high = (float(np.sort(distances[right])[middle]) for distances in (least, most))
+    return low, high
 
 
 def passes_by_attack(evaluation: Evaluation) -> dict[str, MeanPasses]:
@@ -169,7 +183,8 @@ def accuracy_by_passes(
     """Robust accuracy at a budget, were an image given no more than so many passes.
 
     A backward pass counts as two. An image that is fooled counts as right until all that it cost is
-    spent, at smaller budgets, too: the curve is an upper bound, exact where there is one budget.
+    spent, also after it was fooled: the curve is an upper bound, exact where there is one budget
+    and no attack goes on after a success, as those for the smallest perturbation do.
 
     Returns:
         rising numbers of passes, and the accuracy from each on; None where the record has none.

@@ -14,6 +14,11 @@ from hypothesis import settings
 
 from robustkit import cli
 
+# a shell starts a script's background processes with it ignored, and what tests start would ignore
+# it, too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # no test is timed: on a loaded machine an example may take any time
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -9,11 +9,14 @@ import torch
 from helpers.attacked import Linear, Small, block, images, make, right
 
 from robustkit.attacks import attack_block, build_search
-from robustkit.attacks.build import build_minimal_norm
+from robustkit.attacks.build import SEARCHES, build_minimal_norm
 from robustkit.attacks.draws import in_ball
+from robustkit.attacks.gradient import ASCENT
 from robustkit.attacks.library import foolbox, foolbox_model
 from robustkit.attacks.objectives import towards
-from robustkit.protocol import APGD, PGD, load_protocol
+from robustkit.attacks.search import Search
+from robustkit.files import names
+from robustkit.protocol import APGD, BEYOND, BUDGETLESS, KINDS, PGD, load_protocol, norms_of
 
 OTHERS = {
     "deepfool": {"steps": 1, "candidates": 2, "overshoot": "1/2"},
@@ -219,3 +222,22 @@ def test_a_model_that_draws_a_little_is_known_to_draw(noise):
     attack_block(model, own, make("linf", {"kind": "fgsm"}), 8)
     # its clean verdicts are means of twenty passes
     assert sum(1 for n in model.rows if n == 8) >= 20
+
+
+def test_attacks_that_keep_what_they_find_beyond_budgets_are_known_as_such():
+    def keep(made):
+        return made.out_of_budget_finds is not Search.out_of_budget_finds
+
+    assert {attack for attack, made in SEARCHES.items() if keep(made)} == set(BEYOND)
+    assert not any(map(keep, ASCENT.values()))
+
+
+def test_attacks_that_no_order_of_budgets_concerns_are_known_as_such():
+    asked = [load_protocol(name, norm=n) for name in names("attacks") for n in norms_of(name)]
+    searched = {
+        type(attack): build_search(attack, protocol.norm) is not None
+        for protocol in asked
+        for attack in protocol.attacks
+    }
+    assert set(searched) == set(KINDS.values())
+    assert {kind for kind, own in searched.items() if not own} == set(BUDGETLESS)

@@ -1,12 +1,15 @@
 """What the worst-case protocol is made of: probability margins, nearest classes, Square's patience."""
 
+import gc
+
 import pytest
 import torch
 from helpers.attacked import Small, images, make, right
 from helpers.defences import Before, Rounded, Scaled
 from torch import nn
 
-from robustkit.attacks import attack_block, in_budget
+from robustkit import geometry
+from robustkit.attacks import attack_block, fab, in_budget
 from robustkit.attacks.objectives import objective, towards
 from robustkit.attacks.targets import CANDIDATES, likeliest, nearest
 from robustkit.errors import ProtocolError
@@ -255,3 +258,64 @@ def test_with_two_classes_the_loss_is_the_margin(loss):
     margin = logits[rows, 1 - labels] - logits[rows, labels]
     assert torch.allclose(objective(logits, labels, clean, loss), margin / 2)
     assert torch.allclose(towards(logits, labels, 1 - labels, clean, loss), margin / 2)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Sixty classes; notes with each gradient how many tensors as large as the batch there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = 0
+        self.eval()
+
+    def forward(self, x):
+        logits = x.flatten(1)[:, :60] ** 2
+        if logits.requires_grad:
+            logits.register_hook(lambda signal: self.look(x.numel()))
+        return logits
+
+    def look(self, size):
+        gc.collect()
+        # by their types: some objects, asked for their class, import what warns
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+        large = {t.data_ptr(): t.numel() for t in tensors if t.numel() >= size}
+        self.most = max(self.most, sum(large.values()) // size)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"kind": "apgd", "steps": 2, "loss": "margin", "targets": 2, "target_order": "distance"},
+        {"kind": "deepfool", "steps": 2, "candidates": 60},
+    ],
+    ids=lambda attack: attack["kind"],
+)
+def test_of_the_gradients_towards_many_classes_few_are_held_at_once(attack):
+    network, x = Watched(), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = right(network, x), make("linf", attack, epsilon=("1/100",))
+    gc.collect()
+    gc.freeze()  # what there is already counts no more, nor is it looked through
+    try:
+        attack_block(network, *asked, 3)
+    finally:
+        gc.unfreeze()
+    assert 0 < network.most < 20
+
+
+def test_fab_makes_no_float64_copy_of_all_gradients_at_once(monkeypatch):
+    sizes = []
+
+    def length(rows, order):
+        sizes.append(rows.numel() * rows.element_size())
+        return geometry.length(rows, order)
+
+    monkeypatch.setattr(fab, "length", length)
+    monkeypatch.setattr(Watched, "look", lambda network, size: None)
+    network, x = Watched(), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    protocol = make("linf", {"kind": "fab", "steps": 2, "targets": 0}, epsilon=("1/100",))
+    attack_block(network, right(network, x), protocol, 3)
+    assert max(sizes) == 8 * x.numel()

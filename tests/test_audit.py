@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from helpers import schemas
 from helpers.audits import full
 from helpers.defences import Before, Detached, Noisy, Rounded
 from helpers.evaluations import evaluation as rows_of
@@ -52,7 +53,7 @@ from robustkit.evaluation.model import SeenImages
 from robustkit.evaluation.verification import RULE
 from robustkit.files import canonical, shipped
 from robustkit.protocol import parse_epsilon
-from robustkit.reporting.audit import audit_schema, read_audit, write
+from robustkit.reporting.audit import read_audit, write
 from robustkit.seals import sealed
 
 PLAN = """
@@ -333,6 +334,56 @@ def test_what_no_verdict_can_come_of_is_said_before_any_work(
     assert any("which has no l1 version" in text for text in found.warnings) == (norm == "l1")
 
 
+@pytest.mark.parametrize("count", [0, 20])
+def test_every_part_of_an_audit_takes_images_of_all_classes(tmp_path, monkeypatch, count):
+    """In whatever form they are given by class, and whether the plan cuts them or not."""
+    some = load_dataset("mnist5k", limit=60)
+    by_class = some.take(np.argsort(some.labels, kind="stable"))
+    x, y = by_class.images(0, 60), by_class.labels
+    np.savez(tmp_path / "own.npz", images=x, labels=y)
+    (tmp_path / "own.toml").write_text(PLAN.replace("images     = 24", f"images = {count}"))
+    asked = []
+    monkeypatch.setattr(
+        calls, "run_audit", lambda request, settings: asked.append(request) or full()
+    )
+    monkeypatch.setattr(calls, "write", lambda *_: None)
+    monkeypatch.setattr(calls, "claimed_elsewhere", lambda where, made, data: [data["digest"]])
+    ask = partial(calls.audit, "lenet5-mnist5k", budget=str(tmp_path / "own.toml"), out=tmp_path)
+    ask = partial(ask, norm="linf", epsilon="0.1")
+    own = from_arrays(x, y, name="own")
+    for given in (tmp_path / "own.npz", (x, y), list(zip(x, y, strict=True)), own):
+        ask(given)
+    assert {one.data.digest for one in asked} == {asked[0].data.digest}
+    assert asked[0].data.order == "digest-shuffled"
+    # the evaluation whose claim is judged had the same images, in their own order
+    record = rows_of([0.0], epsilons=("0.1",))
+    monkeypatch.setattr(calls, "audit_question", partial(_without_claim, calls.audit_question))
+    assert (own.digest in ask(own, claim_from=record).warnings) == (count == 0)
+
+
+def _without_claim(question, claim, source, **asked):
+    return question(claim, None, **asked)
+
+
+class ByClass(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return (
+            (torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(i)), i // 20)
+            for i in range(60)
+        )
+
+
+def test_an_audits_own_number_of_images_is_none_of_a_few_classes(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(calls, "run_audit", lambda request, settings: full())
+    monkeypatch.setattr(calls, "write", lambda *_: None)
+    ask = partial(calls.audit, "lenet5-mnist5k", budget=str(plan), out=tmp_path, epsilon="0.1")
+    with pytest.raises(
+        InputError, match="the first 24 images are of 2 classes, since they stand by"
+    ):
+        ask(ByClass())
+    ask(ByClass(), limit=24)  # asked for, and warned of
+
+
 def test_an_image_certified_where_it_was_fooled_ends_the_audit(images):
     attacked = nothing_fooled(images)
     attacked.fooled["0.2"][3], attacked.by[3] = True, "pgd"
@@ -373,7 +424,7 @@ def test_where_no_attack_completed_no_number_is_called_robust(plan, images, tmp_
     assert points["MEASURE 2.5, limits"].answer == "not covered"
     assert "The metrics (clean accuracy), how they" in points["15(3)"].how
     written = write(audit, tmp_path / "report")
-    jsonschema.validate(json.loads(written.json.read_text()), audit_schema())
+    jsonschema.validate(json.loads(written.json.read_text()), schemas.AUDIT)
     assert read_audit(written.json).classes == ()
     page, card = written.page.read_text(), written.card.read_text()
     for told in ("Accuracy per class", "under attack at", 'href="#classes"', 'href="#confusion"'):
@@ -520,7 +571,7 @@ def test_networks_that_did_not_meet_the_same_attacks_are_not_compared(plan, imag
 def test_what_is_written_validates_and_says_the_verdict_first(audited, tmp_path):
     _, _, audit, _ = audited
     written = write(audit, tmp_path)
-    jsonschema.validate(json.loads(written.json.read_text()), audit_schema())
+    jsonschema.validate(json.loads(written.json.read_text()), schemas.AUDIT)
     page = written.page.read_text()
     assert page.index(audit.verdict.word) < page.index("Attacks")
     assert audit.verdict.word in written.card.read_text()
@@ -1175,7 +1226,7 @@ def test_the_schema_has_all_that_is_recorded_of_a_network():
         evaluation.from_checkpoint(checkpoint, image_by_image=True),
         evaluation.from_module(unreadable, None, image_by_image=True),
     ]
-    schema = {"$defs": audit_schema()["$defs"], "$ref": "#/$defs/checkpoint"}
+    schema = {"$defs": schemas.AUDIT["$defs"], "$ref": "#/$defs/checkpoint"}
     for model in models:
         jsonschema.validate(json.loads(canonical(model.header | RULE)), schema)
     assert {"weights_key", "image_by_image", "asked_label_noise"} <= models[0].header.keys()

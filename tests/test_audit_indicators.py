@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.contexts import attacked_context
 from helpers.defences import (
     After,
     BatchNormalised,
@@ -33,7 +34,7 @@ from torch import nn
 import robustkit
 from robustkit import protocol as protocols
 from robustkit.attacks.library import seeded
-from robustkit.auditing import adaptive, thresholds
+from robustkit.auditing import adaptive
 from robustkit.auditing.ascent import (
     GradientView,
     LossTrajectory,
@@ -42,19 +43,20 @@ from robustkit.auditing.ascent import (
 )
 from robustkit.auditing.context import AuditContext, Effort
 from robustkit.auditing.indicators import INDICATORS, settled
-from robustkit.auditing.indicators import run as indicators_run
-from robustkit.auditing.indicators.run import run_indicators
+from robustkit.auditing.indicators.run import IndicatorRun, run_indicators
 from robustkit.auditing.straight_through import blocked, straight_through
+from robustkit.auditing.thresholds import checked
 from robustkit.auditing.trained import all_seen
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
-from robustkit.errors import InputError, UnknownName
+from robustkit.errors import InputError
 from robustkit.evaluation.model import SeenImages
 from robustkit.models.lenet5 import LeNet5
 from robustkit.protocol import FGSM, PGD
 
 N = 10
 NAMES = [indicator.name for indicator in INDICATORS]
+SHIPPED = checked({}, "thresholds.toml")
 QUICK = Effort(steps=20, restarts=1, draws=4, queries=200, passes=5)
 WHOLE = Effort(steps=20, restarts=2, draws=6, queries=600, passes=5)
 PLAIN = replace(
@@ -83,7 +85,7 @@ def digits():
 
 def make(model, protocol=PLAIN, epsilon="", count=N, **known):
     known = {"effort": QUICK, **known}
-    return AuditContext.of(model, *shipped(count), protocol, epsilon, **known)
+    return attacked_context(model, *shipped(count), protocol, epsilon, **known)
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +94,29 @@ def undefended(network):
     return make(network, count=2 * N).plain
 
 
-def only(context, *names, **options):
+def examined(context, names=NAMES, known=()):
+    """Runs of these indicators, by name, but for those of an interrupted audit."""
+    others = {n: IndicatorRun(None) for n in NAMES if n not in names}
+    runs = {}
+    run_indicators(
+        context,
+        SHIPPED,
+        {**others, **dict(known)},
+        lambda indicator: None,
+        lambda run: runs.update({run.result.name: run}),
+    )
+    return runs
+
+
+def only(context, *names):
     """Examine some indicators; the results by name, and what is left."""
-    found = run_indicators(context, {n: False for n in NAMES if n not in names}, **options)
-    for run in found.runs:
-        if run.result.name not in OF_STAGES:
+    runs = examined(context, names)
+    for name, run in runs.items():
+        if name not in OF_STAGES:
             taken_for_another_class(context, run.fooled)
-    return {r.name: r for r in found.results if r.name in names}, found.survived
+    fooled = {i for run in runs.values() for i in run.fooled}
+    left = context.plain & torch.tensor([i not in fooled for i in context.ids])
+    return {name: run.result for name, run in runs.items()}, left
 
 
 OF_STAGES = ("transfer-beats-direct", "noise-beats-gradient", "black-beats-white")
@@ -186,13 +204,13 @@ def test_a_sound_network_is_left_in_peace(network):
 
 def peaceful(context):
     """Nothing stays unresolved, and whatever can be looked at is."""
-    found = run_indicators(context)
-    assert {r.status for r in found.results} <= {"passed", "resolved", "not applicable"}, [
-        r for r in found.results if r.status == "unresolved"
+    found = [run.result for run in examined(context).values()]
+    assert {r.status for r in found} <= {"passed", "resolved", "not applicable"}, [
+        r for r in found if r.status == "unresolved"
     ]
-    assert not any(" failed: " in r.evidence for r in found.results)
-    assert [r.name for r in found.results] == NAMES
-    apart = {r.name for r in found.results if r.status == "not applicable"}
+    assert not any(" failed: " in r.evidence for r in found)
+    assert [r.name for r in found] == NAMES
+    apart = {r.name for r in found if r.status == "not applicable"}
     assert apart - {"clean-accuracy"} == {
         "training-overlap",
         "transfer-beats-direct",
@@ -205,7 +223,7 @@ def peaceful(context):
 def test_what_survives_the_shipped_protocol_is_left_in_peace(network, epsilon):
     found = load_dataset("mnist5k", limit=100)
     images, labels = torch.from_numpy(found.images(0, 100)), torch.from_numpy(found.labels[:100])
-    peaceful(AuditContext.of(network, images, labels, found.ids, "pgd", epsilon))
+    peaceful(attacked_context(network, images, labels, found.ids, "pgd", epsilon))
 
 
 @pytest.mark.slow
@@ -231,7 +249,7 @@ def test_adversarial_training_is_left_in_peace():
             optimiser.step()
     model.requires_grad_(False).eval()
     images, labels = torch.from_numpy(test.images(0, 100)), torch.from_numpy(test.labels[:100])
-    context = AuditContext.of(model, images, labels, test.ids, "pgd", "0.1")
+    context = attacked_context(model, images, labels, test.ids, "pgd", "0.1")
     assert context.plain.double().mean() > 0.75
     peaceful(context)
 
@@ -301,8 +319,8 @@ def bare(model, n=4, norm="linf", epsilon="0.1", images=None, labels=None, **kno
 
 def seen(context, name):
     indicator = next(i for i in INDICATORS if i.name == name)
-    evidence = indicator.look(context, thresholds.load_thresholds()[name])
-    return evidence.value, indicator.fired(evidence.value, thresholds.load_thresholds()[name])
+    evidence = indicator.look(context, SHIPPED[name])
+    return evidence.value, indicator.fired(evidence.value, SHIPPED[name])
 
 
 def test_random_models_by_autoattacks_measure():
@@ -479,7 +497,7 @@ def test_no_classifier_is_right_around_images_of_two_classes_that_are_near(norm)
         images=images,
         labels=torch.tensor([0, 1]),
     )
-    assert context.right_at(images, torch.arange(2)).all()
+    assert not context.fooled_at(images, torch.arange(2)).any()
     assert seen(context, "other-class") == (1, True)
     assert adaptive.run_adaptive_attack("midpoints", context, torch.arange(2)).sum() == 1
     smaller = replace(context.protocol, epsilons=(protocols.parse_epsilon(str(apart * 0.49)),))
@@ -662,11 +680,11 @@ def test_only_what_lets_no_gradient_through_is_bypassed(network, digits):
 def test_a_success_outside_ball_or_box_is_none(network, digits):
     images, labels, _ = digits
     context = bare(network, images=images, labels=labels, epsilon="0.1")
-    rows = torch.arange(len(images))[context.right_at(images, torch.arange(len(images)))]
+    rows = torch.arange(len(images))[~context.fooled_at(images, torch.arange(len(images)))]
     far = torch.zeros_like(images[rows])
     assert not context.fooled_at(far, rows).any()
     assert context.fooled_at(images[rows] - 0.1, rows).sum() == 0  # below 0
-    assert not context.right_at(far, rows).all()
+    assert (network(far).argmax(1) != labels[rows]).any()
 
 
 def test_random_models_are_judged_by_majority():
@@ -675,9 +693,9 @@ def test_random_models_are_judged_by_majority():
     seldom = bare(Answers([0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]))
     rows = torch.arange(4)
     assert mostly.is_random
-    assert mostly.right_at(mostly.images, rows).all()
+    assert not mostly.fooled_at(mostly.images, rows).any()
     assert seldom.is_random
-    assert not seldom.right_at(seldom.images, rows).any()
+    assert seldom.fooled_at(seldom.images, rows).all()
 
 
 def test_a_random_model_takes_a_fooled_image_for_the_most_frequent_other_class():
@@ -719,11 +737,7 @@ def test_what_an_ascent_fooled_counts_silently_or_not(silent):
     path = LossTrajectory(torch.arange(6), wrong, torch.zeros(6, 3).double(), ends)
     context = replace(context, plain=torch.arange(6) != 3)
     context.once("trajectory", lambda: path)
-    run = next(
-        run
-        for run in run_indicators(context, {n: False for n in NAMES if n != "silent-success"}).runs
-        if run.result.name == "silent-success"
-    )
+    run = examined(context, ["silent-success"])["silent-success"]
     assert set(run.fooled) == {context.ids[1], context.ids[2]}
     # what was fooled otherwise is nothing that an image lost on the way stands for
     assert run.result.status == ("resolved" if silent else "passed")
@@ -735,20 +749,16 @@ def test_an_examination_is_repeatable_resumable_and_leaves_no_trace(network):
     context = make(Before(Noisy(), network))
     torch.manual_seed(5)
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
-    names = ("random-model", "zero-gradients", "silent-success", "unbounded")
-    off = {n: False for n in NAMES if n not in names}
-    kept = {}
-    first = run_indicators(context, off, done=lambda f: kept.update({f.result.name: f}))
+    names = [
+        n for n in NAMES if n in ("random-model", "zero-gradients", "silent-success", "unbounded")
+    ]
+    first = examined(context, names)
+    assert list(first) == list(names)
     assert torch.equal(state, torch.get_rng_state())
     assert (legacy == np.random.get_state()[1]).all()
-    half = {n: kept[n] for n in NAMES[:10]}
-    told = []
-    again = run_indicators(
-        make(Before(Noisy(), network)), off, known=half, done=lambda f: told.append(f.result.name)
-    )
-    assert told == NAMES[10:]
-    assert again.runs == first.runs
-    assert torch.equal(again.survived, first.survived)
+    half = {n: first[n] for n in names[:1]}
+    again = examined(make(Before(Noisy(), network)), names, half)
+    assert again == {n: first[n] for n in names[1:]}
 
 
 def test_a_model_that_breaks_costs_one_reading():
@@ -815,14 +825,14 @@ def test_only_what_lies_within_ball_and_box_fools(norm):
 def test_a_random_model_that_is_right_in_half_of_its_passes_is_right():
     context = bare(Answers([1.0, 0.0], [0.0, 1.0]), effort=replace(QUICK, passes=10))
     assert context.is_random
-    assert context.right_at(context.images, torch.arange(4)).all()
+    assert not context.fooled_at(context.images, torch.arange(4)).any()
 
 
 # --- thresholds --------------------------------------------------------------------------------
 
 
 def test_every_indicator_has_a_threshold_and_a_source():
-    assert [*NAMES, "settled"] == list(thresholds.load_thresholds())
+    assert [*NAMES, "settled"] == list(SHIPPED)
     assert all(i.source and i.title.endswith("?") for i in INDICATORS)
     assert set(adaptive.TITLES) >= {r for i in INDICATORS for r in i.adaptive_attacks}
 
@@ -849,31 +859,25 @@ PUBLISHED = {
 
 
 def test_published_thresholds_are_as_published():
-    assert {n: thresholds.load_thresholds()[n] for n in PUBLISHED} == PUBLISHED
+    assert {n: SHIPPED[n] for n in PUBLISHED} == PUBLISHED
 
 
 @pytest.mark.parametrize("indicator", INDICATORS, ids=NAMES)
 def test_an_indicator_fires_beyond_its_threshold_and_not_at_it(indicator):
-    threshold = thresholds.load_thresholds()[indicator.name]
+    threshold = SHIPPED[indicator.name]
     beyond = math.inf if indicator.fires == "above" else -math.inf
     assert not indicator.fired(threshold, threshold)
     assert indicator.fired(math.nextafter(threshold, beyond), threshold)
     assert not indicator.fired(math.nextafter(threshold, -beyond), threshold)
 
 
-def test_a_file_of_thresholds_is_read_strictly(tmp_path):
-    file = tmp_path / "own.toml"
-    file.write_text("half = 1.5\n")
-    assert thresholds.load_thresholds(file) == {**thresholds.load_thresholds(), "half": 1.5}
-    file.write_text("logit_scales = 3\n")
+def test_thresholds_of_ones_own_are_read_strictly():
+    assert checked({"half": 1.5}, "own.toml") == {**SHIPPED, "half": 1.5}
     with pytest.raises(InputError, match=r"own.toml: unknown key 'logit_scales'.*'logit_scale'"):
-        thresholds.load_thresholds(file)
-    file.write_text("half = true\n")
-    with pytest.raises(InputError, match=r"own.toml: half: expected float"):
-        thresholds.load_thresholds(file)
-    with pytest.raises(UnknownName, match="did you mean 'zero-gradients'"):
-        run_indicators(bare(Answers([1.0, 0.0])), {"zero-gradient": 1})
-    assert indicators_run.thresholds is thresholds
+        checked({"logit_scales": 3}, "own.toml")
+    for value in (True, math.nan, math.inf):
+        with pytest.raises(InputError, match=r"own.toml: half: expected"):
+            checked({"half": value}, "own.toml")
 
 
 def test_published_outcomes_stay_out_of_the_wheel():

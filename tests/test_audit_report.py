@@ -9,6 +9,7 @@ from typing import get_args, get_type_hints
 import jsonschema
 import numpy as np
 import pytest
+from helpers import schemas
 from helpers.audits import HOSTILE, N, broken, full, hostile, minimal
 from helpers.pages import Outline
 from matplotlib.colors import to_hex
@@ -24,7 +25,7 @@ from robustkit.auditing.outcome import (
     Corruptions,
     SmoothedAccuracy,
 )
-from robustkit.auditing.stored import LEFT_OUT, audit_schema, decoded, encoded
+from robustkit.auditing.stored import LEFT_OUT, decoded, encoded
 from robustkit.display.results import view
 from robustkit.errors import EvaluationFailed, RecordError
 from robustkit.files import write_together
@@ -37,7 +38,7 @@ from robustkit.statistics import proportion
 
 MANY = tuple(f"class {i:03d}" for i in range(120))
 LONG = "a" * 200
-VALIDATOR = jsonschema.Draft202012Validator(audit_schema())
+VALIDATOR = jsonschema.Draft202012Validator(schemas.AUDIT)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +138,14 @@ def test_what_is_not_finite_is_null_and_an_interval_without_an_end_stays_so():
 
 
 def test_the_schema_describes_every_key():
-    VALIDATOR.check_schema(audit_schema())
-    defs = audit_schema()["$defs"]
+    VALIDATOR.check_schema(schemas.AUDIT)
+    defs = schemas.AUDIT["$defs"]
     beside = {"schema", "survived", "content_digest"}
-    assert set(audit_schema()["properties"]) == beside | _names(Audit)
+    assert set(schemas.AUDIT["properties"]) == beside | _names(Audit)
     for cls, name in _dataclasses().items():
         for key in {"Estimate": ("share", "difference")}.get(name, (name,)):
             assert set(defs[key]["properties"]) == _names(cls), key
-    for part in (audit_schema(), *defs.values()):
+    for part in (schemas.AUDIT, *defs.values()):
         assert part["additionalProperties"] is False
         assert all(p["description"].endswith(".") for p in part["properties"].values())
 

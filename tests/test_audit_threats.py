@@ -5,6 +5,7 @@ from dataclasses import replace
 import jsonschema
 import numpy as np
 import pytest
+from helpers import schemas
 from helpers.crews import TakingTurns
 
 from robustkit import evaluation
@@ -12,7 +13,7 @@ from robustkit.auditing.plan import load_plan
 from robustkit.auditing.request import threat_model
 from robustkit.auditing.run import AuditRequest, run_audit
 from robustkit.auditing.stages import StageSettings
-from robustkit.auditing.stored import audit_schema, encoded
+from robustkit.auditing.stored import encoded
 from robustkit.auditing.verdict import parse_claim
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
@@ -101,7 +102,7 @@ def test_an_audit_has_the_stages_of_its_threat_and_a_page(norm, tmp_path, monkey
     assert "No attack without gradients" not in " ".join(told.values())
     assert ("no rotation" in told["Test broader threats"]) == (norm == "l0")
     assert [level.epsilon for level in audit.robust][-1] == JUDGED[norm]
-    jsonschema.validate(encoded(audit), audit_schema())
+    jsonschema.validate(encoded(audit), schemas.AUDIT)
     assert audit.certificate.reason == f"there are no bounds for {symbol(norm)}"
     status = {result.name: result.status for result in audit.indicators}
     assert {status[n] for n in ("half", "silent-success", "other-class")} == {"not applicable"}

@@ -941,7 +941,7 @@ def test_the_gate_of_the_guide_passes_a_believable_network():
 
 @pytest.mark.parametrize("audit", [full(), broken(), hostile(), minimal()])
 def test_junit_has_a_case_a_rule_and_its_failures(audit):
-    text = junit(audit, audit.policy)
+    text = junit(audit)
     root = ElementTree.fromstring(text.encode())
     (suite,) = root
     cases = suite.findall("testcase")
@@ -958,9 +958,9 @@ def test_junit_has_a_case_a_rule_and_its_failures(audit):
 
 def test_junit_holds_what_xml_cannot():
     strange = f"{HOSTILE} \x00\x07\x1b[31m ]]> \ud800 \ufffe \U0001f600\n\t"
-    audit = replace(full(), checkpoint={"path": strange})
-    found = [replace(full().policy[1], rule=strange, sentence=strange)]
-    root = ElementTree.fromstring(junit(audit, found).encode())
+    rules = (replace(full().policy[1], rule=strange, sentence=strange),)
+    audit = replace(full(), checkpoint={"path": strange}, policy=rules)
+    root = ElementTree.fromstring(junit(audit).encode())
     message = root.find(".//failure").get("message")
     assert message.startswith(HOSTILE)
     assert message.endswith(" \\x00\\x07\\x1b[31m ]]> \\ud800 \\ufffe \U0001f600\n\t")

@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
 from robustkit.calls.given import ImageOptions
 from robustkit.checkpoint import read_checkpoint
-from robustkit.data import from_arrays
+from robustkit.data import from_arrays, load_dataset
 from robustkit.data.batches import from_memory
 from robustkit.errors import DataError, InputError
 from robustkit.evaluation import check_classes
@@ -482,3 +489,147 @@ def test_names_are_taken_where_nothing_changes_the_labels():
     outside = Renumbered(within)
     outside.classes = ["even", "odd"]
     assert from_memory(outside).classes == ("even", "odd")
+
+
+# images that stand by class
+
+SORTED = np.random.default_rng(1).integers(0, 256, (60, 1, 4, 5), np.uint8)
+SORTED[7] = SORTED[3]  # one that is there twice
+BY_CLASS = np.repeat([2, 0, 1, 3], 15)
+FLOATS = torch.from_numpy(SORTED) / 255
+
+
+class Labelled(Dataset):
+    """As torchvision's: labels are known before an image is read."""
+
+    def __init__(self, labels, attribute="targets"):
+        setattr(self, attribute, labels)
+        self.read = 0
+
+    def __len__(self):
+        return len(BY_CLASS)
+
+    def __getitem__(self, place):
+        self.read += 1
+        return FLOATS[place], int(BY_CLASS[place])
+
+
+class Columns(Labelled):
+    """As Hugging Face's, which decodes what it is asked for."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.features = {"image": None, "label": None}
+
+    def with_format(self, kind):
+        assert kind is None
+        return {"label": BY_CLASS.tolist()}
+
+
+class Unlabelled(Labelled):
+    def __init__(self):
+        super().__init__(None)
+
+
+class Rows(IterableDataset):
+    def __iter__(self):
+        return iter([(FLOATS[i], int(BY_CLASS[i])) for i in range(60)])
+
+
+PARTS = TensorDataset(FLOATS[:40], torch.tensor(BY_CLASS[:40])), Labelled(BY_CLASS[40:])
+PARTS[1].__class__ = type(
+    "Rest",
+    (Labelled,),
+    {
+        "__len__": lambda self: 20,
+        "__getitem__": lambda self, n: Labelled.__getitem__(self, 40 + n),
+    },
+)
+
+
+def whole():
+    return from_arrays(SORTED, BY_CLASS, name="own")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (FLOATS, BY_CLASS),
+        lambda: [list(SORTED), BY_CLASS.tolist()],
+        lambda: (SORTED[:, 0], BY_CLASS[:, np.newaxis]),
+        lambda: {"image": SORTED, "label": BY_CLASS},
+        lambda: list(zip(SORTED, BY_CLASS, strict=True)),
+        lambda: [(Image.fromarray(i[0]), n) for i, n in zip(SORTED, BY_CLASS, strict=True)],
+        lambda: [{"image": i, "label": n} for i, n in zip(SORTED, BY_CLASS, strict=True)],
+        lambda: list(DataLoader(TensorDataset(FLOATS, torch.tensor(BY_CLASS)), 7)),
+        lambda: TensorDataset(FLOATS, torch.tensor(BY_CLASS)),
+        lambda: DataLoader(TensorDataset(FLOATS, torch.tensor(BY_CLASS)), 7),
+        lambda: DataLoader(TensorDataset(FLOATS, torch.tensor(BY_CLASS)), batch_size=None),
+        lambda: Subset(Labelled(torch.tensor(BY_CLASS)), range(60)),
+        lambda: DataLoader(Subset(Labelled(BY_CLASS.tolist(), "labels"), range(60)), 7),
+        lambda: Labelled(BY_CLASS.tolist(), "_labels"),
+        lambda: Columns(),
+        lambda: ConcatDataset(PARTS),
+        whole,
+        lambda: replace(whole(), name="another"),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 8, 30, 59])
+def test_of_what_stands_by_class_those_images_are_taken_that_a_file_would_have(
+    make, limit, tmp_path
+):
+    np.savez(tmp_path / "own.npz", images=SORTED, labels=BY_CLASS)
+    wanted = load_dataset(tmp_path / "own.npz", limit=limit)
+    found = ImageOptions(data=make(), limit=limit).load(torch.nn.Identity())
+    assert (found.digest, found.order) == (wanted.digest, "digest-shuffled")
+    assert (found.ids, found.labels.tolist()) == (wanted.ids, wanted.labels.tolist())
+    assert np.array_equal(found.images(0, limit), wanted.images(0, limit))
+    assert found.warnings == wanted.warnings
+
+
+def test_arrays_that_stand_by_class_keep_their_order_unless_they_are_cut(tmp_path):
+    np.savez(tmp_path / "own.npz", images=SORTED, labels=BY_CLASS)
+    wanted = load_dataset(tmp_path / "own.npz", limit=8)
+    assert from_arrays(SORTED, BY_CLASS, name="own", limit=8).digest == wanted.digest
+    for limit in (None, 60, 61):
+        kept = from_arrays(SORTED, BY_CLASS, name="own", limit=limit)
+        assert (kept.order, kept.labels.tolist()) == ("as stored", BY_CLASS.tolist())
+        for given in ((SORTED, BY_CLASS), TensorDataset(FLOATS, torch.tensor(BY_CLASS))):
+            found = from_memory(given, limit)
+            assert (found.order, found.digest) == ("as stored", kept.digest)
+    assert kept.shuffled().digest == load_dataset(tmp_path / "own.npz").digest
+    mixed = from_arrays(SORTED, np.arange(60) % 4, name="own")
+    assert mixed.shuffled() is mixed
+    assert mixed.first(8).labels.tolist() == [0, 1, 2, 3] * 2
+
+
+def test_the_order_of_corrupted_images_is_that_of_all_levels(tmp_path):
+    kept = replace(whole(), _ordered=True)
+    assert kept.first(8).labels.tolist() == BY_CLASS[:8].tolist()
+
+
+@pytest.mark.parametrize("make", [Unlabelled, Rows], ids=["positions", "stream"])
+@pytest.mark.parametrize("loader", [False, True])
+@pytest.mark.parametrize(
+    ("limit", "classes"), [(12, "1 class"), (15, "1 class"), (40, "3 classes")]
+)
+def test_what_is_read_only_as_far_as_needed_is_told_to_stand_by_class(make, loader, limit, classes):
+    given = DataLoader(make(), 5) if loader else make()
+    told = f"{type(given).__name__}: the first {limit} images are of {classes}, since they stand by"
+    (warning,) = from_memory(given, limit).warnings
+    assert warning.startswith(told)
+    with pytest.raises(DataError, match=rf"{told}.*, or limit={limit} to take these\Z"):
+        from_memory(given, limit, fair=True)
+    if make is Unlabelled and not loader:
+        assert given.read <= 2 * (limit + 16)
+    own = given.dataset if loader else given
+    own.classes = list("abcdef")
+    assert f"are of {classes[0]} of 6 classes, since" in from_memory(given, limit).warnings[0]
+
+
+def test_what_is_mixed_all_or_too_few_to_tell_is_not_warned_of():
+    for limit in (1, 5, 9, 60, 61, None):
+        assert from_memory(Unlabelled(), limit, fair=True).warnings == ()
+    for data in (Keyed(), Stream(), DataLoader(PAIRS, 4)):
+        for limit in (3, 6, 9, 10):
+            assert from_memory(data, limit, fair=True).warnings == ()

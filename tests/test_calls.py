@@ -3,10 +3,13 @@
 import inspect
 import json
 import linecache
+import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,12 +20,14 @@ from PIL import Image
 from typer.main import get_group
 
 import robustkit
+from robustkit import models
 from robustkit.attacks import APGD, DDN, FGSM, PGD
 from robustkit.calls.given import ImageKeywords
+from robustkit.calls.planning import plan_evaluation
 from robustkit.calls.sources import Code, code_of
 from robustkit.cli.commands import app
 from robustkit.display import meter, progress
-from robustkit.errors import InputError, RobustkitError, UnknownName
+from robustkit.errors import InputError, RecordError, RobustkitError, UnknownName
 from robustkit.evaluation import images_for, tree
 from robustkit.evaluation.model import from_checkpoint
 from robustkit.files import shipped
@@ -33,7 +38,7 @@ READING = {
     "model", "num_classes", "mean", "std", "trust_program", "weights", "ignore", "rename",
 }  # fmt: skip
 """of a file: `read_checkpoint` has them, and what it returns is what every call takes"""
-SHOWN = {"json", "html", "interval", "workers", "help", "debug", "dry_run", "figure", "verbose"}
+SHOWN = {"json", "interval", "workers", "help", "debug", "dry_run", "figure", "verbose"}
 """what a terminal needs; a result has methods instead, and a loop is Python's own"""
 OTHERWISE = {
     "set": "settings",
@@ -49,18 +54,38 @@ CALLS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_has_a_keyword_for_every_option(name):
+def without_a_keyword(name):
+    """Options of a command that its call has not."""
     command = get_group(app).commands[name]
     call = getattr(robustkit, name)
     keywords = set(inspect.signature(call).parameters)
     if "images" in keywords and name != "power":
         keywords |= set(ImageKeywords.__annotations__)
-    options = {one.name.strip("_") for one in command.params} - SHOWN
+    options = {one.name.strip("_") for one in command.params}
     if name in ("evaluate", "audit", "certify"):
         options -= READING
-    missing = {o for o in options if o not in keywords and OTHERWISE.get(o) not in keywords}
-    assert missing == set()
+    return {o for o in options if o not in keywords and OTHERWISE.get(o) not in keywords}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_has_a_keyword_for_every_option(name):
+    assert without_a_keyword(name) - SHOWN == set()
+
+
+def test_the_guide_names_the_options_that_have_no_keyword():
+    page = (Path(__file__).parent.parent / "docs/pages/guides/python.md").read_text()
+    (told,) = re.findall(r"Options of a terminal have none: ([^;]+);", page)
+    missing = set().union(*map(without_a_keyword, CALLS))
+    assert set(re.findall(r"`--([\w-]+)`", told)) == {one.replace("_", "-") for one in missing}
+
+
+def test_a_call_writes_the_page_that_the_command_writes(tmp_path, request):
+    command = request.getfixturevalue("robustkit")  # not the package of that name
+    asked = {"attack": "fgsm", "epsilon": "0.1", "limit": 9, "device": "cpu", "out": tmp_path / "r"}
+    robustkit.evaluate("lenet5-mnist5k", html=tmp_path / "own.html", **asked)
+    options = [part for key, value in asked.items() for part in (f"--{key}", str(value))]
+    assert command("evaluate", "lenet5-mnist5k", *options, "--html", "page.html")[0] == 0
+    assert (tmp_path / "own.html").read_bytes() == (tmp_path / "page.html").read_bytes()
 
 
 @pytest.mark.parametrize("name", [n for n in dir(robustkit) if not n.startswith("__")])
@@ -113,6 +138,42 @@ def test_attacks_in_any_form_are_the_question_of_their_protocol(arrays):
     assert len({found.digest for found in forms}) == 1
     assert evaluated(arrays, pgd).digest != forms[0].digest
     assert evaluated(arrays, DDN(steps=2), epsilon=[0.1]).header["protocol"]["norm"] == "l2"
+
+
+def seeds_of(call, monkeypatch, arrays, own, /, **given):
+    """What the attack of a call draws by."""
+    protocol = robustkit.Protocol(PGD(steps=1), epsilons=["1/50"], seed=own)
+    if call == "attack":
+        return robustkit.attack(Net(), protocol, **given).protocol.seed
+    if call == "evaluate":
+        found = evaluated(arrays, protocol, epsilon=(), **given)
+        return found.header["protocol"]["resolved"]["seed"]
+    asked = []
+
+    def stopped(own, dataset, protocol, *_):
+        asked.append(protocol.seed)
+        raise InputError("enough")
+
+    monkeypatch.setattr("robustkit.evaluation.planning.plan", stopped)
+    monkeypatch.setattr("robustkit.calls.certify.certify_images", stopped)
+    asks = {"plan": plan_evaluation, "certify": robustkit.certify}[call]
+    with pytest.raises(InputError, match="enough"):
+        asks(Net(), arrays, attack=protocol, epsilon="1/50", **given)
+    return asked[0]
+
+
+@pytest.mark.parametrize("call", ["attack", "evaluate", "certify", "plan"])
+def test_a_protocols_seed_is_that_of_its_draws_unless_another_is_given(call, arrays, monkeypatch):
+    seeds = partial(seeds_of, call, monkeypatch, arrays)
+    assert [seeds(0), seeds(5), seeds(5, seed=3), seeds(5, seed=0)] == [0, 5, 3, 0]
+
+
+def test_two_seeds_of_a_protocol_are_two_questions(arrays):
+    one, other, again = (
+        evaluated(arrays, robustkit.Protocol(PGD(steps=1), seed=seed), **given)
+        for seed, given in ((1, {}), (2, {}), (1, {"seed": 2}))
+    )
+    assert one.digest != other.digest == again.digest
 
 
 def test_the_adversarial_images_come_back_as_the_rows_tell(arrays):
@@ -335,6 +396,13 @@ def test_a_module_is_audited_and_the_report_says_by_what_call(arrays, tmp_path, 
     assert found.command.startswith("robustkit.audit(<Net>, <tuple>, claim='linf:1/50=0.5'")
     assert (tmp_path / "out/audit.html").exists()
     assert not (tmp_path / "out/work").exists(), "of a module without a name nothing is kept"
+    again = {"budget": str(tmp_path / "tiny.toml"), "device": "cpu", "out": tmp_path / "out"}
+    robustkit.audit(Net(), (images, labelled(images)), claim="linf:1/50=0.4", **again)
+    other = Net()
+    with torch.no_grad():
+        other.layer.weight += 0.01
+    with pytest.raises(RecordError, match="holds the audit of another network called <Net>; give"):
+        robustkit.audit(other, (images, labelled(images)), claim="linf:1/50=0.5", **again)
     assert capsys.readouterr().err == "", "off a terminal a call is quiet"
 
 
@@ -355,11 +423,12 @@ def test_a_claim_made_elsewhere_is_noted_and_one_by_transfer_refused(arrays, tmp
         other.layer.weight += 0.01
     (tmp_path / "net.json").write_text(json.dumps([summarise(claimed)]))
     others = (1 - images, own[1])
+    asked["out"] = tmp_path / "other"
     found = robustkit.audit(other, others, claim_from=tmp_path / "net.json", **asked)
     weights, pictures = (text for text in found.warnings if "the claim in" in text)
     assert weights.endswith("net.json is of other weights than audited: <Net>")
     assert "is of other images than audited: " in pictures
-    assert "of other weights" in (tmp_path / "out" / "audit.html").read_text()
+    assert "of other weights" in (tmp_path / "other" / "audit.html").read_text()
 
 
 @pytest.mark.thorough
@@ -439,6 +508,74 @@ class OwnNet(torch.nn.Module):
 
     def forward(self, x):
         return self.outer(self.inner(x.flatten(1)).relu())
+
+
+@pytest.mark.thorough
+def test_what_trained_an_architecture_of_ones_own_hands_back_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = robustkit.load_dataset("mnist5k", split="train", limit=40)
+    short = {"epochs": 1, "batch_size": 20, "hold_out": 0, "device": "cpu"}
+    train = partial(robustkit.train, data=data, out="net.safetensors", **short)
+    asked = {"attack": FGSM(), "epsilon": "0.1", "limit": 8, "device": "cpu"}
+    digests = set()
+    # made, found finished, and by the name of the file that was written
+    for given in (OwnNet, OwnNet, "net.OwnNet.py:OwnNet"):
+        trained = train(given)
+        digests.add(robustkit.evaluate(trained, "mnist5k", **asked).digest)
+    named = robustkit.read_checkpoint("net.safetensors", model="net.OwnNet.py:OwnNet")
+    digests.add(robustkit.evaluate(named, "mnist5k", **asked).digest)
+    assert len(digests) == 1
+    record = robustkit.evaluate("lenet5-mnist5k", "mnist5k", surrogate=trained, **asked)
+    assert record.header["surrogate"]["model"] == "net.OwnNet.py:OwnNet"
+    network = robustkit.attack(trained, FGSM(), epsilon="0.1").model.network
+    assert type(network).__name__ == "OwnNet"
+    with pytest.raises(InputError) as error:
+        robustkit.evaluate("net.safetensors", "mnist5k", **asked)
+    assert str(error.value).endswith(
+        "if you trust it, pass model='net.OwnNet.py:OwnNet'; give "
+        "robustkit.read_checkpoint('net.safetensors', model=…) in the path's place"
+    )
+
+
+def write_program(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and still in use
+        torch.jit.script(Net()).save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "keywords"),
+    [
+        (write_program, {"trust_program"}),
+        (lambda path: torch.save({"one": torch.ones(3)}, path), {"model"}),
+        (lambda path: torch.save(OwnNet(), path), {"model"}),
+        (
+            lambda path: torch.save(
+                {n: models.build(n).state_dict() for n in ("lenet5", "lenet5-prelu")}, path
+            ),
+            {"weights"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("call", ["evaluate", "audit", "certify", "attack", "surrogate"])
+def test_how_a_file_is_to_be_read_is_told_in_the_words_of_python(
+    call, write, keywords, arrays, tmp_path
+):
+    write(tmp_path / "net.pt")
+    images, path = robustkit.load_dataset("mnist5k", limit=2), tmp_path / "net.pt"
+    asks = {
+        "evaluate": lambda: robustkit.evaluate(path, images, epsilon="0.1"),
+        "audit": lambda: robustkit.audit(path, images, epsilon="0.1", out=tmp_path / "out"),
+        "certify": lambda: robustkit.certify(path, images, "0.1"),
+        "attack": lambda: robustkit.attack(path, epsilon="0.1"),
+        "surrogate": lambda: robustkit.evaluate("lenet5-mnist5k", images, surrogate=path),
+    }
+    with pytest.raises(InputError) as error:
+        asks[call]()
+    told = str(error.value)
+    assert not re.search(r"--[a-z]", told), told
+    (named,) = re.findall(rf"give robustkit\.read_checkpoint\('{path}', (.*)\) in the path's", told)
+    assert {one.removesuffix("=…") for one in named.split(", ")} >= keywords
 
 
 @pytest.mark.thorough

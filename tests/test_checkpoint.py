@@ -1148,17 +1148,6 @@ class FrozenBatch(nn.Module):
         return self.network(x.reshape(4, 1, 28, 28))
 
 
-class FrozenBatchTimesFeatures(nn.Module):
-    """Takes batches of 4 only, when traced."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(784, 10)
-
-    def forward(self, x):
-        return self.linear(x.reshape(4, 784))
-
-
 @pytest.mark.one_of_many(2)
 @pytest.mark.parametrize("kind", ["script", "trace", "frozen trace", "export"])
 def test_programs_need_the_users_word_and_then_give_gradients(kind, tmp_path):

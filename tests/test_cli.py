@@ -11,9 +11,8 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from helpers import warm
+from helpers import schemas, warm
 
-from robustkit import summary
 from robustkit.cli.commands import _commands
 from robustkit.cli.terminal import show
 from robustkit.models import build
@@ -45,7 +44,7 @@ def test_the_main_job_prints_a_table_and_writes_what_was_asked(robustkit, tmp_pa
     assert "0.3" in out
     assert "record: runs/" in out
     objects = json.loads((tmp_path / "a.json").read_text())
-    jsonschema.validate(objects, summary.schema())
+    jsonschema.validate(objects, schemas.EVALUATIONS)
     assert objects[0]["status"] == "complete"
     assert objects[0]["clean"]["n"] == 20
     assert "<svg" in (tmp_path / "a.html").read_text()
@@ -55,7 +54,7 @@ def test_the_main_job_prints_a_table_and_writes_what_was_asked(robustkit, tmp_pa
 def test_json_alone_on_stdout(robustkit):
     status, out, err = robustkit("evaluate", "lenet5-mnist5k", *FAST, "--json", "-")
     assert (status, err) == (0, "")
-    jsonschema.validate(json.loads(out), summary.schema())
+    jsonschema.validate(json.loads(out), schemas.EVALUATIONS)
 
 
 def test_options_reach_the_record(robustkit):
@@ -108,7 +107,7 @@ def test_one_bad_checkpoint_of_several_does_not_stop_the_others(robustkit, tmp_p
     assert "record:" in out
     bad, good = json.loads((tmp_path / "a.json").read_text())
     assert (bad["status"], good["status"]) == ("failed", "complete")
-    jsonschema.validate([bad, good], summary.schema())
+    jsonschema.validate([bad, good], schemas.EVALUATIONS)
 
 
 NETWORK = """

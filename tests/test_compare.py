@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import robustkit as package
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
-from robustkit.cli.compare import _cell
+from robustkit.cli.terminal import share_cell
 from robustkit.errors import InputError
 from robustkit.models import build
 from robustkit.record import Store, table
@@ -137,9 +137,46 @@ def test_the_sentences_table_and_notes_are_told(robustkit):
     assert "Under pgd at ε = 0.2, nets/l2-margin_seed1.pt is " in out
     assert "is better than nets/cross-entropy_seed0.pt: +" in out
     assert "(simultaneous 95 % CI " in out
-    assert "Not decided: nets/l2-margin_seed1.pt at clean; robustkit power tells" in out
+    assert "Not decided: nets/l2-margin_seed1.pt at clean; two seeds or more" in out
     assert "one network each" in out
     assert max(map(len, out.split("Under pgd")[0].splitlines()[1:-1])) <= 80
+
+
+@pytest.mark.parametrize(
+    ("of_weak", "of_strong", "planned"),
+    [((0,), (0,), False), ((0, 1), (0, 1), True), ((0, 1), (2, 3), False), ((0, 1), (1,), False)],
+)
+def test_what_is_not_decided_leads_to_power_where_that_answers(
+    robustkit, of_weak, of_strong, planned
+):
+    for loss, seeds in ((WEAK, of_weak), (STRONG, of_strong)):
+        for seed in seeds:
+            write(made(loss, seed, strength=0.15))
+    _, out, _ = robustkit("compare", "runs/*.parquet")
+    told = " ".join(out.split()).partition("Not decided: ")[2]
+    assert ("; two seeds or more that both share would tell" in told) is not planned
+    assert ("; robustkit power tells how many seeds" in told) is planned
+    status, _, err = robustkit("power", "runs/*.parquet", "--delta", "1")
+    assert (status, "at least two seeds" in err) == ((0, False) if planned else (2, True))
+
+
+def test_a_level_at_chance_is_not_called_undecided(robustkit):
+    """Of two classes, so that both are no better than a guess under attack, but without one."""
+    for loss in (WEAK, STRONG):
+        for seed in (0, 1):
+            write(with_header(made(loss, seed, strength=0.15), "data", classes=["0", "1"]))
+    found = numbers(robustkit, "compare", "runs/*.parquet")["comparisons"]
+    chance = [one["level"] for one in found if one["at_chance"]]
+    rest = [
+        one["level"] for one in found if one["verdict"] == "inconclusive" and not one["at_chance"]
+    ]
+    assert chance
+    assert all(one["verdict"] == "inconclusive" for one in found if one["at_chance"])
+    _, out, _ = robustkit("compare", "runs/*.parquet")
+    told = " ".join(out.split()).partition("Not decided: ")[2].partition(";")[0]
+    assert told == ", ".join(
+        f"{STRONG} at {level if level == 'clean' else f'ε = {level}'}" for level in rest
+    )
 
 
 def test_a_target_is_told_in_sentences_and_in_json(robustkit):
@@ -166,7 +203,7 @@ def test_a_target_is_told_in_sentences_and_in_json(robustkit):
     ],
 )
 def test_an_accuracys_interval_is_never_told_as_one_number(value, low, high, told):
-    assert _cell(Estimate(value, low, high, 10_000, "Wilson, 95 %")) == told
+    assert share_cell(Estimate(value, low, high, 10_000, "Wilson, 95 %")) == told
 
 
 def test_intervals_are_headed_simultaneous_where_they_are_corrected_for_several_levels(robustkit):
@@ -480,6 +517,59 @@ def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
     assert "--attack cw --data mnist5k --limit 300" in line
     line = refused(robustkit, "compare", *names, "--data", "mnist")
     assert "was evaluated on mnist5k, not on mnist" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "lacking"),
+    [
+        (["compare"], ""),  # and what the others need beside
+        (["power", "--delta", "1"], "seeds"),
+        (["rank", "--at", "0.1"], "all evaluations are on mnist5k"),
+    ],
+)
+def test_a_protocol_is_meant_by_its_file_too(robustkit, command, lacking):
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    for found in (weak, strong, fgsm(weak), fgsm(strong)):
+        write(with_header(found, "protocol", found.digest[::-1], name="mine"))
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    text = weak.header["protocol"]["file"]
+    Path("own").mkdir()
+    # neither comments nor titles are part of what is run, nor budgets that were given
+    retitled = text.replace("FGSM, then PGD", "mine")
+    for content in (text, f"# mine\n{text}", f'epsilon = ["0.7"]\n{retitled}'):
+        Path("own/mine.toml").write_text(content)
+        asked = (*command, *names, "--attack", "own/mine.toml")
+        if lacking:
+            assert lacking in refused(robustkit, *asked)
+        else:
+            digest = numbers(robustkit, *asked)["protocol"]["digest"]
+            assert digest == weak.header["protocol"]["digest"]
+    Path("nets").mkdir()
+    Path("nets/new.pt").write_text("new")
+    line = refused(robustkit, *command, "nets/new.pt", names[0], "--attack", "own/mine.toml")
+    asked = "--attack own/mine.toml --epsilon 0.1 --epsilon 0.2 --epsilon 0.3 --data mnist5k"
+    assert f"run: robustkit evaluate nets/new.pt {asked} --limit 300" in line
+    for content in (text.replace("steps = 40", "steps = 41"), "no protocol", "[["):
+        Path("own/mine.toml").write_text(content)
+        line = refused(robustkit, *command, *names, "--attack", "own/mine.toml")
+        told = (
+            "was attacked by mine, but own/mine.toml has been changed since, or is another; run: "
+        )
+        assert told in line
+        assert f"{asked} --limit 300" in line
+    line = refused(robustkit, *command, *names, "--attack", "own/yours.toml")
+    assert "was attacked by mine, not by own/yours.toml" in line
+    Path("own/mine.toml").unlink()
+    if not lacking:
+        assert "2 ways" in refused(robustkit, "compare", *names, "--attack", "own/mine.toml")
+
+
+def test_a_protocols_file_may_be_a_path_in_python(robustkit):
+    names = [str(write(made(loss, seed))) for loss, seed in ((WEAK, 0), (STRONG, 1))]
+    Path("pgd.toml").write_text(made(WEAK, 0).header["protocol"]["file"])
+    assert package.compare(*names, attack=Path("pgd.toml"), at="0.1").comparisons
+    with pytest.raises(InputError, match=r"was attacked by pgd, not by .*fgsm\.toml"):
+        package.compare(*names, attack=Path("fgsm.toml"), at="0.1")
 
 
 def test_a_later_revision_drops_earlier_ones_of_its_own_attack_alone(robustkit):
@@ -840,7 +930,7 @@ def test_power_by_hand_and_what_it_refuses(robustkit):
     given = ["power", "--delta", "1", "--seed-sd", "0.5", "--discordant", "4"]
     status, out, _ = robustkit(*given, "--images", "10000")
     assert status == 0
-    assert "To show a difference of 1 point with power 80 % on 10,000 images takes" in out
+    assert "To show a true difference of 1 point with power 80 % on 10,000 images takes" in out
     few = numbers(robustkit, *given, "--images", "1000")["comparisons"][0]["power"]["rows"]
     many = numbers(robustkit, *given, "--images", "10000")["comparisons"][0]["power"]["rows"]
     assert all(x["difference"] < y["difference"] for x, y in zip(few, many, strict=True))

@@ -23,7 +23,6 @@ from robustkit.certification import (
     certify,
     certify_rising,
     decide,
-    predict,
     smooth,
 )
 from robustkit.checkpoint import OneByOne
@@ -120,7 +119,6 @@ CALLS = {
         )
     ],
     "smooth": lambda net: smooth(net, pictures(), names(), NOISE).predicted.tolist(),
-    "predict": lambda net: predict(net, pictures(), names(), NOISE).tolist(),
     "attack_smoothed": lambda net: attack_smoothed(
         net, pictures(), labels(), names(), 0.1, smoothed(), steps=2, draws=2
     ).attacked.tolist(),
@@ -150,7 +148,7 @@ def test_what_a_refusal_advises_helps(call):
         alone = Net().eval()(torch.zeros(1, 1, SIDE, SIDE)).argmax(1).item()
     found = CALLS[call](OneByOne(Mixes().eval()))
     # an image alone is its own mean
-    if call in ("smooth", "predict"):
+    if call == "smooth":
         assert found == [alone] * 6
     assert len(np.ravel(found)) == 6
 

@@ -8,7 +8,6 @@ from torch import nn
 import robustkit
 from robustkit.attacks.lasting import NetworkChanged, unchanged
 from robustkit.certification import SmoothingNoise, attack_smoothed, smooth
-from robustkit.certification.smoothing import predict
 from robustkit.checkpoint import read_checkpoint
 from robustkit.corruption import measure
 from robustkit.errors import EvaluationFailed, InputError
@@ -98,7 +97,6 @@ CALLS = {
         **{"names": ["contrast"], "severities": [1, 3]},
     ),
     "smooth": lambda net: smooth(net, *GIVEN, NOISE),
-    "predict": lambda net: predict(net, *GIVEN, NOISE),
     "attack_smoothed": smoothed_under_attack,
 }
 NETWORKS = {"plain": Late, "noisy": lambda: Late(0.05), "noise later": LateNoise}

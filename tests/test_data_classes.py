@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import schemas
 from PIL import Image
 
-from robustkit import evaluate, summary
+from robustkit import evaluate
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset, read_dataset_spec
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
@@ -502,7 +503,7 @@ def test_a_subset_of_the_classes_is_evaluated_as_asked_and_told(robustkit, tmp_p
     status, out, err = robustkit(*asked, "--classes", "7,3,0", "--json", "-")
     assert status == 0
     (found,) = json.loads(out)
-    jsonschema.validate([found], summary.schema())
+    jsonschema.validate([found], schemas.EVALUATIONS)
     assert found["clean"]["accuracy"] > 0.9
     assert found["data"]["class_map"] == {
         "by": "number",

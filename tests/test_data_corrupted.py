@@ -9,11 +9,11 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from helpers import schemas
 from helpers.evaluations import evaluation
 from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit import summary
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.corruptions import CorruptionRun
 from robustkit.auditing.stages import ThreatModel
@@ -26,6 +26,7 @@ from robustkit.data.loading import corruption_splits
 from robustkit.errors import DataError
 from robustkit.evaluation import from_checkpoint
 from robustkit.protocol import parse_epsilon
+from robustkit.reporting.wording import interval
 
 N = 12
 LABELS = np.arange(N) % 3
@@ -197,7 +198,7 @@ def objects(folder):
         (
             stacks,
             "test",
-            "no split 'test'; the splits of these corrupted images are fog-1",
+            "no split 'test'; the splits of these corrupted images are fog-1, .*; name one of them",
         ),
         (stacks, "fog-6", "no split 'fog-6'"),
         (tree, "fog-2", "no split 'fog-2'; .* fog-1, fog-3, snow-1, snow-3"),
@@ -279,7 +280,7 @@ def test_all_levels_are_evaluated_by_one_command_and_each_is_on_record(robustkit
     assert (status, "as --split fog-3" in err) == (2, True)
     for record in (first, second):
         record["robust"] = [record["clean"] | {"epsilon": "0.1", "epsilon_value": 0.1}]
-    jsonschema.validate([first, second], summary.schema())
+    jsonschema.validate([first, second], schemas.EVALUATIONS)
 
 
 def at_levels(names, **protocol):
@@ -304,7 +305,25 @@ def test_levels_are_headed_by_the_attack_with_its_target_and_norm(capsys):
     resolved = evaluation(n=2).header["protocol"]["resolved"] | {"target": "next"}
     show_all(at_levels(["fog"], norm="l2", resolved=resolved), "wilson")
     out = capsys.readouterr().out
-    assert "on mnist5k (200 images per level), pgd towards next (ℓ₂, ε = 0.1)\n" in out
+    assert "on mnist5k (200 images per level), pgd towards next (ℓ₂, ε = 0.1): " in out
+
+
+@pytest.mark.parametrize("method", ["wilson", "exact"])
+def test_accuracies_of_levels_have_the_interval_that_is_asked_for(capsys, monkeypatch, method):
+    monkeypatch.setenv("COLUMNS", "200")
+    levels = at_levels(["fog", "elastic-transform"])
+    show_all(levels, method)
+    out = capsys.readouterr().out
+    for level in levels:
+        for found in (level.clean(method), level.robust(method)[0].accuracy):
+            assert interval(found) in out
+    # in 80 columns names and numbers stay whole
+    monkeypatch.setenv("COLUMNS", "80")
+    show_all(levels, method)
+    out = capsys.readouterr().out
+    assert "elastic-transform" in out
+    assert max(len(line) for line in out.splitlines() if line[0] in "┏│") <= 80
+    assert "…" not in out
 
 
 def audited(tmp_path, changed):

@@ -2,10 +2,14 @@
 
 import io
 import json
+import random
 import tarfile
+from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.travel import load_dataset
@@ -13,7 +17,8 @@ from PIL import Image
 
 from robustkit.data import from_arrays, read_dataset_spec
 from robustkit.data.classes import WantedClasses
-from robustkit.data.loading import file_stamps
+from robustkit.data.loading import file_stamps, open_path
+from robustkit.data.parquet import _ParquetTable
 from robustkit.errors import DataError, EvaluationFailed
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 4), np.uint8)
@@ -631,3 +636,68 @@ def test_a_table_that_makes_no_sense_is_one_line(tmp_path, text, message):
     (tmp_path / "own.csv").write_text(text)
     with one_line(message):
         load_dataset(str(tmp_path / "own.csv"))
+
+
+# Flipped bits
+
+
+def write_names(path):
+    pictures = [png(image) for image in IMAGES]
+    names = [NAMES[label] for label in LABELS]
+    pq.write_table(pa.table({"image": pictures, "label": names}), path)
+
+
+def write_classes(path):
+    features = {**FEATURES, "image": FEATURES["pic"], "label": FEATURES["kind"]}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"image": [png(image) for image in IMAGES], "label": LABELS})
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="gzip")
+
+
+WRITTEN = {
+    "names.parquet": write_names,
+    "classes.parquet": write_classes,
+    "x.arrow": lambda path: write_stream(path, range(7), LABELS),
+    "x.npz": lambda path: np.savez(path, images=IMAGES, labels=LABELS),
+    "images.npy": lambda path: np.save(path, IMAGES),
+    "x.pt": lambda path: torch.save((torch.tensor(IMAGES), torch.tensor(LABELS)), path),
+    "x.tar": lambda path: write_tar(path, [sample(row) for row in range(7)]),
+}
+
+
+@pytest.mark.one_of_many(32)
+@pytest.mark.parametrize("seed", range(32))
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_flipped_bit_is_one_line_or_leaves_a_data_set(tmp_path, name, seed):
+    path = tmp_path / name
+    WRITTEN[name](path)
+    if name == "images.npy":
+        np.save(tmp_path / "labels.npy", LABELS)
+    content = path.read_bytes()
+    for bit in random.Random(seed).sample(range(8 * len(content)), 20):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        for place in (path, tmp_path):
+            with suppress(DataError):
+                opened = open_path(place, "all")
+                list(opened.source.read(range(len(opened.source.labels))))
+
+
+def test_a_parquet_file_with_fewer_pictures_than_labels_is_one_line(tmp_path, monkeypatch):
+    write_names(tmp_path / "names.parquet")
+    pictures = _ParquetTable.pictures
+    monkeypatch.setattr(_ParquetTable, "pictures", lambda *a: islice(pictures(*a), 5))
+    with one_line(r"names.parquet: fewer images than it says; it is damaged or truncated"):
+        list(open_path(tmp_path / "names.parquet", "all").source.read(range(7)))
+
+
+@pytest.mark.parametrize("name", ["x.arrow", "names.parquet"])
+def test_a_column_beside_class_folders_whose_name_is_no_text_does_not_matter(tmp_path, name):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(png(IMAGES[0]))
+    WRITTEN[name](tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content.replace(b"image", b"im\xe1ge"))
+    with suppress(DataError):
+        open_path(tmp_path, "all")

@@ -5,8 +5,10 @@ import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
+from http.client import IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -20,8 +22,9 @@ import torchvision
 from helpers.travel import load_dataset
 from PIL import Image
 
-from robustkit.data import from_arrays, read_dataset_spec
+from robustkit.data import from_arrays, originals, read_dataset_spec
 from robustkit.data.loading import corruption_splits, file_stamps
+from robustkit.data.originals import downloads
 from robustkit.data.parquet import PAGE, ParquetSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.errors import DataError, EvaluationFailed, UnknownName
@@ -844,6 +847,155 @@ def test_lfw_takes_its_names_and_files_from_torchvision_and_is_shuffled(tmp_path
     data = load_dataset("lfw", root=tmp_path)
     assert (data.classes, data.order, data.budgets) == (("Ann", "Bob"), "digest-shuffled", {})
     assert sorted(data.ids) == sorted(ids_of(images))
+
+
+SERVED = {
+    "MNIST": lambda split, root: [
+        write_idx(root / "MNIST" / "raw", some_images(), np.arange(6) % 3, ".gz", prefix)
+        for prefix in ("train", "t10k")
+    ],
+    "CIFAR10": lambda split, root: write_whole(root / "cifar-10-batches-py" / f"{split}_batch"),
+    "SVHN": lambda split, root: write_whole(root / f"{split}_32x32.mat"),
+}
+"""what a download leaves of a data set; of all but MNIST a file that says it is whole"""
+
+
+def write_whole(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("whole")
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """A cache, and the downloads into it so far."""
+    made = []
+
+    def download(kind, split, root, missing):
+        made.append(kind)
+        SERVED[kind](split, root)
+
+    def read(kind, split, root, *, download):
+        path = next(path for path in root.rglob("*") if path.is_file() and split in path.name)
+        if path.read_bytes() != b"whole":
+            raise RuntimeError("Dataset not found or corrupted.")
+        images = some_images(4, 3, 32, 32)
+        images = images if kind == "SVHN" else images.transpose(0, 2, 3, 1)
+        return SimpleNamespace(data=images, targets=[1, 0, 9, 2], labels=np.array([1, 0, 9, 2]))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(originals, "_download", download)
+    monkeypatch.setattr(originals, "_torchvision", read)
+    return made
+
+
+LEFT = {
+    "one file": ("MNIST", "MNIST/raw/t10k-images-idx3-ubyte.gz"),
+    "of the other split": ("MNIST", "MNIST/raw/train-images-idx3-ubyte.gz"),
+    "unpacked in part": ("MNIST", "MNIST/raw/t10k-labels-idx1-ubyte"),
+    "an archive unpacked in part": ("CIFAR10", "cifar-10-batches-py/test_batch"),
+    "the archive alone": ("CIFAR10", "cifar-10-python.tar.gz"),
+    "the only file": ("SVHN", "test_32x32.mat"),
+    "a process that was killed": ("MNIST", ".MNIST.partial/MNIST/raw/t10k-images-idx3-ubyte.gz"),
+    "nothing": ("SVHN", "other"),
+}
+
+
+@pytest.mark.parametrize(("kind", "left"), LEFT.values(), ids=LEFT)
+def test_what_an_interrupted_download_left_is_downloaded_again(
+    tmp_path, digits, served, kind, left
+):
+    path = downloads() / left
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(idx(some_images()[:, 0]))[:-9])
+    name = {"MNIST": digits, "CIFAR10": "cifar10", "SVHN": "svhn"}[kind]
+    for split in ("test", "train") if kind == "MNIST" else ("test",):
+        assert len(load_dataset(name, split=split)) == (6 if kind == "MNIST" else 4)
+    assert served == [kind]
+    assert not list(downloads().glob("*.partial"))
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_takes_nothing_away(
+    tmp_path, digits, served, monkeypatch
+):
+    def interrupted(kind, split, root, missing):
+        write_idx(root / "MNIST" / "raw", some_images(), np.zeros(6), ".gz", "train")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(originals, "_download", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(digits)
+        assert [path.name for path in downloads().iterdir()] == [".MNIST.lock"]
+        write_idx(downloads() / "MNIST" / "raw", some_images(), np.zeros(6), "", "train")
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(digits)
+        assert len(load_dataset(digits, split="train")) == 6
+    assert len(load_dataset(digits)) == 6
+    assert served == ["MNIST"]
+
+
+def test_what_is_damaged_in_the_cache_and_cannot_be_downloaded_is_one_line(
+    tmp_path, digits, offline
+):
+    write_idx(downloads() / "MNIST" / "raw", some_images(), np.zeros(6), ".gz")
+    (downloads() / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with one_line(
+        r"MNIST/raw: t10k-labels-idx1-ubyte\[.gz\] is missing; the download failed: .*no network"
+        ".*on a machine with a connection"
+    ):
+        load_dataset(digits)
+    (tmp_path / "cache").rename(tmp_path / "other")
+    (tmp_path / "cache").touch()
+    with one_line("not found in .*; cannot download into .*cache/robustkit/data: Not a directory"):
+        load_dataset(digits)
+
+
+@pytest.mark.parametrize("error", [IncompleteRead(b""), EOFError(), tarfile.ReadError("cut")])
+def test_however_a_download_breaks_off_it_is_one_line(tmp_path, offline, monkeypatch, error):
+    def broken(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", broken)
+    with one_line("cifar10: not found in .*; the download failed: "):
+        load_dataset("cifar10")
+
+
+FETCHING = """
+import sys, time
+from pathlib import Path
+from robustkit.data import load_dataset, originals
+
+def download(kind, split, root, missing):
+    with Path("begun").open("a") as begun:
+        begun.write("x")
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for source in sorted(Path("served").iterdir()):
+        (folder / source.name).write_bytes(source.read_bytes())
+        time.sleep(0.3)
+
+originals._download = download
+print(len(load_dataset("digits.toml")))
+"""
+
+
+@pytest.mark.thorough
+def test_of_two_processes_one_downloads_and_both_have_the_images(tmp_path, digits):
+    write_idx(tmp_path / "served", some_images(), np.arange(6) % 3, ".gz")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FETCHING],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert [one.communicate(timeout=120) for one in both] == [("6\n", "")] * 2
+    assert (tmp_path / "begun").read_text() == "x"
 
 
 def test_a_root_that_does_not_exist_is_named_before_anything_is_downloaded(tmp_path, offline):

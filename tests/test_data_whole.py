@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from robustkit.data.dataset import is_grouped
+from robustkit.data.order import is_grouped
 from robustkit.data.shards import find_split
 from robustkit.errors import DataError
 

@@ -1,6 +1,9 @@
 """`evaluate --dry-run` says what would run and writes nothing."""
 
+import importlib
 import re
+import shutil
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,10 +12,15 @@ from torch import nn
 
 from robustkit import evaluate
 from robustkit.calls.planning import plan_evaluation
-from robustkit.protocol import KINDS, load_protocol, most_passes
+from robustkit.cli import dryrun as cli_dryrun
+from robustkit.errors import EvaluationFailed
+from robustkit.evaluation import computing, planning
+from robustkit.files import shipped
+from robustkit.protocol import KINDS, MostPasses, load_protocol, most_passes
 from robustkit.record import mean_passes
 from robustkit.record.file import read
 
+command = importlib.import_module("robustkit.cli.evaluate")  # not the function of that name
 COMMAND = ("evaluate", "lenet5-mnist5k", "--limit", "20", "--device", "cpu")
 SMALL = (*COMMAND, "--epsilon", "0.1", "--epsilon", "0.2", "--set", "pgd.steps=3")
 
@@ -72,7 +80,7 @@ def test_without_an_attack_there_is_one_pass(robustkit):
         (("--fresh",), "re-run, and written to runs"),
         (("--precision", "bf16"), "found when it runs, else written to runs"),
     ):
-        told = facts(robustkit(*COMMAND, "--attack", "clean", "--dry-run", *more)[1])
+        told = facts(robustkit(*COMMAND, "--attack", "fgsm", "--dry-run", *more)[1])
         assert told["record"] == record
 
 
@@ -87,6 +95,111 @@ def test_what_cannot_be_evaluated_is_told_and_the_others_are_planned(robustkit, 
     assert (status, out) == (2, "")
     assert "cannot use a surrogate" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "share"),
+    [
+        ((), "cpu, 1 thread; searches", 600),
+        (("--device", "cpu,cpu"), "cpu, cpu, 1 thread each; searches", 512),
+        (("--device", "cpu,cpu,cpu,cpu"), "cpu, cpu, cpu, 1 thread each; searches", 256),
+        (("--device", "cpu,cpu", "--attack", "clean"), "cpu, 1 thread; searches", 600),
+        (("--ray", "HOST:1"), "a Ray cluster (HOST:1); searches", 600),
+        (("other.pt", "--workers", "2"), "cpu, 1 thread; 2 checkpoints at a time; searches", 600),
+    ],
+)
+def test_the_time_told_is_that_of_who_would_work(
+    robustkit, monkeypatch, tmp_path, options, device, share
+):
+    """Three blocks of 256, 256 and 88 images; a pass takes a second."""
+    shutil.copy(shipped("data") / "lenet5-mnist5k.safetensors", tmp_path / "other.pt")
+    monkeypatch.setattr(planning, "_timed", lambda *_: MostPasses(1, 1))
+    monkeypatch.setattr("robustkit.machine.threads", lambda workers=1: 1)
+    monkeypatch.setattr(cli_dryrun, "span", lambda seconds: f"{seconds:.0f} seconds")
+    attack = () if "clean" in options else ("--epsilon", "0.1", "--attack", "fgsm")
+    asked = ("evaluate", "lenet5-mnist5k", "--limit", "600", *attack, *options, "--dry-run")
+    status, out, _ = robustkit(*asked)
+    passes = 3 if attack else 1
+    for told in map(facts, out.split("\nother.pt\n")):
+        assert told["device"].startswith(device)
+        assert told["time"].startswith(f"about {share * passes} seconds")
+        assert ("by one worker as fast as this machine" in told["time"]) is ("--ray" in options)
+    assert status == 0
+
+
+OPTIONS = {
+    "precision tf32": ("--precision", "tf32"),
+    "precision bf16": ("--precision", "bf16"),
+    "two devices": ("--device", "cpu,cpu"),
+    "no device": ("--device", "nowhere"),
+    "all GPUs": ("--device", "all"),
+    "ray": ("--ray", "HOST:1"),
+    "surrogate": ("--surrogate", "lenet5-mnist5k"),
+    "clean": ("--attack", "clean"),
+    "cw": ("--attack", "cw", "--norm", "l2"),
+    "fab": ("--attack", "fab"),
+    "target": ("--target", "next"),
+    "batch size": ("--batch-size", "0"),
+    "l2": ("--norm", "l2"),
+    "l0": ("--norm", "l0"),
+    "steps": ("--set", "steps=2"),
+    "images": ("--save-adversarial", "x.npz"),
+    "workers": ("other.pt", "--workers", "2"),
+    "image by image": ("--image-by-image",),
+    "other data": ("--data", "cifar10"),
+    "split": ("--split", "fog-3"),
+}
+TOLD = [
+    ("precision tf32", "two devices"), ("precision bf16", "surrogate"), ("two devices", "ray"),
+    ("precision bf16", "clean"), ("ray", "workers"), ("images", "workers"), ("clean", "surrogate"),
+]  # fmt: skip
+"""some of the pairs that are refused"""
+
+
+class Attacked(EvaluationFailed):
+    """The evaluation was not refused."""
+
+
+@pytest.fixture
+def both(robustkit, monkeypatch, tmp_path):
+    """Status and lines of a command that ends where images would be attacked, and of its plan."""
+
+    def attacked(*_):
+        raise Attacked("attacked")
+
+    def ask(*options):
+        monkeypatch.setattr(computing, "_done", attacked)
+        in_turn = command._evaluate_all
+        monkeypatch.setattr(command, "_in_processes", lambda jobs, _, said: in_turn(jobs, 1, said))
+        monkeypatch.setattr(planning, "_timed", lambda *_: MostPasses(0.1, 0.1))
+        given = [part for option in options for part in OPTIONS[option]]
+        device = [] if "--device" in given else ["--device", "cpu"]
+        asked = ("evaluate", "lenet5-mnist5k", "--limit", "4", *device, *given)
+        done = [
+            (status, err) for status, _, err in (robustkit(*asked), robustkit(*asked, "--dry-run"))
+        ]
+        errors = [[line for line in err.splitlines() if "error: " in line] for _, err in done]
+        return [status for status, _ in done], errors
+
+    shutil.copy(shipped("data") / "lenet5-mnist5k.safetensors", tmp_path / "other.pt")
+    return ask
+
+
+@pytest.mark.one_of_many(20)
+@pytest.mark.parametrize("pair", [pair for pair in combinations(OPTIONS, 2) if pair not in TOLD])
+def test_what_any_two_options_ask_is_refused_by_both(both, pair):
+    test_what_would_be_refused_is_no_plan(both, pair)
+
+
+@pytest.mark.parametrize("pair", TOLD)
+def test_what_would_be_refused_is_no_plan(both, pair):
+    """Whatever two options do not go together, the command and its plan say the same of it."""
+    (status, planned), (told, plans) = both(*pair)
+    if told and all("attacked" in line for line in told):
+        assert (planned, plans) == (0, [])
+    else:
+        assert (status, told) == (planned, plans)
+    assert (status == 2) or pair not in TOLD
 
 
 def test_pairs_of_faces_are_planned_as_they_are_evaluated(tmp_path, monkeypatch):

@@ -151,6 +151,9 @@ def test_an_interrupted_run_resumes_to_the_same_rows(arrays, tmp_path):
     assert kept == 2
     resumed = ask(arrays, name="net", out=tmp_path / "b")
     assert resumed.rows_digest == undisturbed.rows_digest
+    # what the blocks of earlier runs took is not known
+    assert resumed.run["seconds"] is None
+    assert undisturbed.run["seconds"] > 0
     # passes of blocks that an earlier process attacked count, those of a block that was cut do not
     assert resumed.rows.forward.map(sum).sum() > len(arrays[0])
     assert [e.index for e in resumed.examples] == [e.index for e in undisturbed.examples]

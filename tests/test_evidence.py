@@ -209,6 +209,14 @@ def test_a_file_that_was_cut_is_refused_in_one_line(study, findings, tmp_path, s
     assert "\n" not in told
 
 
+def test_a_file_that_says_more_than_python_reads_is_refused_in_one_line(tmp_path):
+    for said in ("[" * 10_000, '{"schema": "robustkit.evidence/2", "asked": ' + "[" * 10_000):
+        table = evidence.SCHEMA.empty_table().replace_schema_metadata({"robustkit.evidence": said})
+        pq.write_table(table, tmp_path / "deep")
+        told = refusal(tmp_path / "deep", (tmp_path / "deep").read_bytes())
+        assert told.startswith(f"{tmp_path / 'deep'}: damaged, or not the evidence of a report")
+
+
 @pytest.mark.thorough
 def test_no_flipped_bit_changes_what_is_read(study, findings, tmp_path):
     content, path = evidence.collect(study, findings).content, tmp_path / "flipped"

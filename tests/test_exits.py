@@ -115,6 +115,59 @@ def test_an_interruption_while_torch_is_imported_is_one_line(tmp_path, number, w
     assert err.count("\n") == 1
 
 
+ITSELF = """
+import os, signal, sys, time
+import robustkit.shelves
+
+def interrupted(*arguments):
+    os.kill(os.getpid(), int(number))
+    time.sleep(0.1)
+    return robustkit.shelves.Listing("attacks", {"fgsm": "went on"})
+
+number = sys.argv.pop()
+robustkit.shelves.list_names = interrupted
+from robustkit.cli import start
+start()
+"""
+WORKER = """
+import os, signal, sys, time
+from robustkit.parallel.processes import end_with
+
+end_with(os.getppid())
+os.kill(os.getpid(), int(sys.argv[-1]))
+time.sleep(0.1)
+print("went on")
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("code", "number", "ignored", "heard"),
+    [
+        pytest.param(ITSELF, signal.SIGINT, 0, 130, id="a script's background process"),
+        pytest.param(ITSELF, signal.SIGTERM, 0, 143, id="SIGTERM"),
+        pytest.param(ITSELF, signal.SIGHUP, 0, -signal.SIGHUP, id="nohup"),
+        pytest.param(WORKER, signal.SIGINT, 0, -signal.SIGINT, id="a worker of it"),
+        # by which its parent ends it, whatever that ignores
+        pytest.param(WORKER, signal.SIGTERM, -signal.SIGTERM, -signal.SIGTERM, id="its end"),
+    ],
+)
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(
+    tmp_path, code, number, ignored, heard
+):
+    for handler, status in ((signal.SIG_IGN, ignored), (signal.SIG_DFL, heard)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "list", "attacks", str(int(number))],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=lambda handler=handler: signal.signal(number, handler),
+        )
+        assert done.returncode == status, done.stderr
+        assert ("went on" in done.stdout) == (status == 0)
+
+
 HELD = """
 import os, signal, sys, time, weakref
 import robustkit.shelves

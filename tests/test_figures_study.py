@@ -428,13 +428,6 @@ def test_no_file_tells_a_date_or_the_program(files):
         assert b"<dc:date>" not in content
 
 
-@pytest.mark.thorough
-def test_saved_files_are_those_rendered(tmp_path, files):
-    written = figures.save(draw, tmp_path, "noise", style="icml", height=2)
-    assert {suffix: path.read_bytes() for suffix, path in written.items()} == files
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["noise.pdf", "noise.png", "noise.svg"]
-
-
 def test_the_pdf_embeds_truetype_fonts_and_no_bitmap_or_outline_ones(files):
     pdf = files["pdf"]
     streams = [

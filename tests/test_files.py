@@ -11,7 +11,16 @@ from typing import Literal
 import pytest
 
 from robustkit import files
+from robustkit.calls import train
+from robustkit.calls.sources import code_of
+from robustkit.checkpoint import read_checkpoint
+from robustkit.checkpoint.sidecar import read_sidecar, sidecar_path, write_sidecar
+from robustkit.cli.output import check_file
+from robustkit.data.noise import LabelNoise
 from robustkit.errors import EvaluationFailed, InputError, UnknownName
+from robustkit.study.store import StudyStore
+from robustkit.training.saved import state_path
+from robustkit.training.snapshots import snapshot_path
 
 
 @dataclass(frozen=True)
@@ -219,3 +228,52 @@ def test_names_are_as_long_as_the_system_takes(tmp_path):
         files.write_atomic(tmp_path / ("a" * 256), b"x")
     with pytest.raises(EvaluationFailed, match="is a folder"):
         files.write_atomic(tmp_path, b"x")
+
+
+LONG = ["結" * 83, "結" * 80 + ".json", "🙂" * 62, "e\u0301" * 84, "a" * 255]
+
+
+@pytest.mark.parametrize("name", LONG, ids=["kanji", "kanji.json", "emoji", "accents", "ASCII"])
+def test_a_name_is_as_long_as_the_system_takes_in_bytes(tmp_path, name):
+    check_file("--json", tmp_path / name)
+    files.write_atomic(tmp_path / name, b"x")
+    files.write_together(tmp_path, {name: b"y", "b": b"z"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {name: b"y", "b": b"z"}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param(lambda out: state_path(out).parent, id="unfinished training"),
+        pytest.param(lambda out: snapshot_path(out, 12), id="snapshot"),
+        pytest.param(sidecar_path, id="sidecar"),
+        pytest.param(lambda out: Path(code_of(a_loss, out, "--loss").file[0]), id="code"),
+        pytest.param(lambda out: StudyStore(out.parent)._place("cost", out.name), id="cost"),
+        pytest.param(lambda out: out.with_name(trained_as("x", out.stem)), id="training"),
+    ],
+)
+def test_what_is_named_after_a_file_fits_where_it_does(tmp_path, beside):
+    """And of two names that begin alike each has its own."""
+    short, *places = [tmp_path / name for name in ("net.pt", *LONG)]
+    places += [place.with_stem(f"{place.stem[:-1]}b") for place in places]
+    assert len({beside(place).name for place in places}) == len(places)
+    for place in places:
+        files.write_atomic(beside(place), b"x")
+    assert "net" in beside(short).name
+
+
+def a_loss(logits, labels):
+    return logits.sum(1)
+
+
+def trained_as(loss, data):
+    return train._name(loss, {}, "lenet5", data, LabelNoise(), Fraction(1), None, 0)
+
+
+def test_a_checkpoint_of_a_long_name_is_read(tmp_path):
+    path = tmp_path / ("結" * 84)
+    path.write_bytes((files.shipped("data") / "lenet5-mnist5k.safetensors").read_bytes())
+    found = read_checkpoint(path)
+    assert read_checkpoint(path).model == found.model == "lenet5"
+    write_sidecar(found)
+    assert read_sidecar(path).model == "lenet5"

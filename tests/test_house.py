@@ -17,6 +17,7 @@ from robustkit.files import shipped
 PACKAGE = Path(robustkit.__file__).parent
 FLOORS = [
     {
+        "defaults",
         "errors",
         "files",
         "keys",
@@ -66,6 +67,7 @@ TORCH_FREE = [
     "corruption",
     "losses",
     "training",
+    "defaults",
     "errors",
     "files",
     "keys",

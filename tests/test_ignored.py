@@ -1,5 +1,6 @@
 """What a call would ignore, overwrite or tell twice in different words, and what it does instead."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -105,6 +106,9 @@ def test_what_would_be_ignored_or_break_later_is_refused_in_one_line(
         ("ray", "auto"),
         ("gpus_per_cell", 1),
         ("shared", "s3://bucket"),
+        ("checkpoints", "nowhere/*.pt"),
+        ("data_root", "nowhere"),
+        ("device", "cpu"),
     ],
 )
 def test_a_report_of_evaluations_takes_no_option_of_trainings(tmp_path, option, value):
@@ -115,10 +119,30 @@ def test_a_report_of_evaluations_takes_no_option_of_trainings(tmp_path, option, 
         package.report(path, **asked)
 
 
-@pytest.mark.parametrize("option", ["hours", "workers", "cpus_per_cell"])
+@pytest.mark.parametrize("option", ["hours", "workers", "cpus_per_cell", "data_root", "device"])
 def test_a_report_of_cached_results_takes_none_either(tmp_path, option):
     with pytest.raises(InputError, match="does not go with --only-report: nothing is trained"):
         reported(only_report=True, out=tmp_path, **{option: 1})
+
+
+def test_a_plan_is_tracked_nowhere(tmp_path):
+    with pytest.raises(InputError, match="--track does not go with --plan: nothing is reported"):
+        reported(plan=True, out=tmp_path / "out", track="mlflow")
+
+
+def test_every_option_of_a_report_counts_in_one_of_evaluations_or_is_refused(tmp_path):
+    """What is neither here nor there would be ignored, and stand on the page as in force."""
+    refused = {"plan", "limit", "model", "checkpoints", "data_root", "device", "workers", "hours"}
+    refused |= {"ray", "cpus_per_cell", "gpus_per_cell", "shared", "retry", "amend"}
+    counts = {"name", "out", "runs", "data", "baseline", "style", "width", "track", "command"}
+    counts |= {"progress", "only_report"}
+    assert set(inspect.signature(package.report).parameters) == refused | counts
+    given = dict.fromkeys(refused, 2) | dict.fromkeys(("model", "checkpoints", "device"), "cpu")
+    for option in refused:
+        with pytest.raises(InputError, match=f"--{option.replace('_', '-')} "):
+            package.report(
+                "adversarial", runs=tmp_path, out=tmp_path / "o", **{option: given[option]}
+            )
 
 
 def test_a_surrogate_that_is_asked_for_counts_for_records_that_are_given_themselves(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from helpers.audits import full
 from helpers.evaluations import evaluation
 
-from robustkit import record
+from robustkit import integrity, record
 from robustkit.checkpoint import save_checkpoint
 from robustkit.cli import main
 from robustkit.errors import RecordError
@@ -166,6 +166,30 @@ def test_a_changed_file_is_named_in_one_line_and_ends_with_2(
     where = (str(path), str(path.parent))
     assert told
     assert all(any(place in line for place in where) for line in told)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".npz")])
+def test_a_zip_that_says_it_is_encrypted_is_damaged_and_those_after_it_are_looked_at(
+    whole, tmp_path, name
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole / "study", folder / "study")
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    found = list(check_files(folder))
+    assert [one.path for one in found if one.state == "damaged"] == [path]
+    assert len(found) == sum(one.startswith("study/") for one in FILES)
+
+
+def test_whatever_a_library_raises_of_a_damaged_file_is_told_of_that_file(whole, monkeypatch):
+    def broken(path):
+        raise NotImplementedError("zip file version 10.9")
+
+    monkeypatch.setattr(integrity, "seal_state", broken)
+    (told,) = [one for one in check_files(whole) if one.state == "damaged"]
+    assert told.reason == f"{told.path}: damaged (zip file version 10.9)"
 
 
 def test_a_file_of_a_report_or_a_record_that_is_gone_is_named(whole, tmp_path):

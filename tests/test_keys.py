@@ -426,6 +426,7 @@ EVALUATION = {
             "_positions": DATA,
             "_transform": DATA,
             "_files": "whose images count, and are held against their ids",
+            "_ordered": "the ids stand in their order",
         },
     ),
     Protocol: (

@@ -22,6 +22,7 @@ from robustkit.errors import InputError
 from robustkit.files import digest
 from robustkit.record import Store
 from robustkit.reporting.leaderboard import page
+from robustkit.reporting.wording import interval
 from robustkit.results.records import identity_of, open_record
 from robustkit.statistics import over_seeds
 
@@ -312,6 +313,9 @@ def test_the_command_prints_one_table_and_writes_page_and_json(robustkit):
     assert out.count("mnist test (80 images), pgd, ℓ∞: accuracy clean and at ε") == 1
     assert "cross-entropy" in out
     assert audit.verdict.word in out
+    (board,) = boards(audits=[]).boards
+    words = " ".join(re.findall(r"[^│\s]+", out))
+    assert all(interval(row.clean).split(" to ")[0] + " to" in words for row in board.rows)
     assert Path("board.html").read_text().startswith("<!DOCTYPE html>")
     status, out, _ = robustkit("leaderboard", "--json", "-", "--each")
     assert status == 0

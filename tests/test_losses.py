@@ -717,9 +717,6 @@ MINE = """
     def pgd_of_logits(logits, labels):
         functional.cross_entropy(logits, labels).backward(retain_graph=True)
         return functional.cross_entropy(logits, labels)
-
-    def doubled(model, images, labels):
-        return functional.cross_entropy(model(torch.cat([images, images])), labels.repeat(2))
 """
 LEAVES = (
     "{loss} leaves gradients in the network's weights, to which its own would be added; within a "
@@ -738,6 +735,7 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
     model, images, labels = Two(), middle(), torch.arange(6) % 2
     plain = losses.build("cross-entropy")(model, images, labels, step())
     own = losses.build(f"{mine}:on_logits", {"weight": 3}).prepare(model, images)
+    own.try_out(model, images, labels, step())
     result = own(model, images, labels, step())
     assert result.loss.item() == pytest.approx(3 * plain.loss.item())
     assert torch.equal(result.logits, plain.logits)
@@ -765,7 +763,12 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
             "and settings as keyword arguments with defaults",
         ),
         ("idle", {}, "{loss} must call the model it is given, as model(images)"),
-        ("free", {}, "{loss} returned a number that does not depend on the network"),
+        (
+            "free",
+            {},
+            "{loss} returned a number that does not depend on the network; of a batch that has "
+            "nothing to teach, return 0 * logits.sum()",
+        ),
         ("breaks", {}, "{loss} failed: ValueError: first line"),
         ("silent", {}, "{loss} failed: ValueError"),
         ("vector", {}, "{loss} returned a tensor (6,); it must return a scalar tensor"),
@@ -773,19 +776,14 @@ def test_a_users_function_of_logits_or_of_the_model_is_a_loss(mine):
         ("unreadable", {}, "{loss}: its arguments cannot be read; wrap it in a def"),
         ("pgd", {}, LEAVES),
         ("pgd_of_logits", {}, LEAVES),
-        (
-            "doubled",
-            {},
-            "{loss} passes 12 images through the network first, of a batch of 6; call "
-            "model(images) first, whose logits give the training accuracy, and pass others after it",
-        ),
     ],
 )
 def test_a_users_mistakes_are_told_in_one_line(mine, function, settings, message):
-    loss = f"{mine}:{function}"
+    loss, labels = f"{mine}:{function}", torch.arange(6) % 2
     with pytest.raises(InputError) as caught:
-        losses.build(loss, settings).prepare(Two(), middle())
-    assert str(caught.value) == message.format(file=mine, loss=loss)
+        losses.build(loss, settings).try_out(Two(), middle(), labels, step())
+    told = str(caught.value).removesuffix(" (tried on the first batch, 6 images)")
+    assert told == message.format(file=mine, loss=loss)
 
 
 def test_an_attack_within_a_users_loss_may_clear_its_gradients_and_adds_none(mine):

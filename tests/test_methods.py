@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from helpers.audits import full, minimal
@@ -9,9 +10,10 @@ from helpers.evaluations import evaluation
 from helpers.outcomes import outcome
 
 from robustkit.analysis import evidence
+from robustkit.analysis.judge import judge_study
 from robustkit.files import shipped
 from robustkit.losses import LOSSES
-from robustkit.protocol import KINDS
+from robustkit.protocol import KINDS, Loss, protocol_toml
 from robustkit.reporting.evaluation import page
 from robustkit.reporting.methods import of_audit, of_evaluations, of_study, together
 from robustkit.reporting.modelcard import model_card
@@ -56,6 +58,15 @@ def test_every_kind_of_attack_has_a_name_and_a_publication():
         assert set(keys) <= set(entries())
 
 
+def test_every_loss_of_an_attack_has_a_publication_beside_the_attack_s_own():
+    for loss in get_args(Loss):
+        for kind in ("fgsm", "pgd", "mifgsm"):
+            keys = attack_reference({"kind": kind, "loss": loss}, "linf").keys
+            more = set(keys) - set(attack_reference({"kind": kind}, "linf").keys)
+            assert len(more) == (loss != "cross-entropy"), loss
+            assert more <= set(entries())
+
+
 def test_every_training_loss_has_a_name_and_a_publication():
     for name in LOSSES:
         assert bool(loss_reference(name).keys) == (name != "cross-entropy"), name
@@ -66,7 +77,7 @@ def test_the_entries_are_whole_and_each_is_used():
     attacks = [
         {"kind": kind, "loss": loss, **more}
         for kind in KINDS
-        for loss in ("dlr", "margin")
+        for loss in get_args(Loss)
         for more in ({}, {"random_start": False}, {"target_order": "distance"})
     ]
     used = {key for a in attacks for norm in ("linf", "l1") for key in attack_reference(a, norm)[1]}
@@ -134,6 +145,31 @@ def test_a_surrogate_a_target_and_no_attack_are_told():
     assert "madry2018towards" not in of(found, protocol=none).bibtex
 
 
+@pytest.mark.parametrize("order", ["bisect", "scan"])
+@pytest.mark.parametrize("kinds", [["pgd"], ["deepfool", "pgd"], ["deepfool", "sigma-zero"]])
+@pytest.mark.parametrize("budgets", [("0.1",), ("0.1", "0.2")])
+def test_in_which_order_budgets_were_tried_is_told_where_there_was_one(order, kinds, budgets):
+    told = {"bisect": "Budgets were bisected for each", "scan": "from the smallest up to the first"}
+    found = evaluation(epsilons=budgets)
+    protocol = found.header["protocol"]
+    resolved = dict(protocol["resolved"]) | {"attacks": [{"kind": kind} for kind in kinds]}
+    resolved.pop("search", None)
+    if order == "bisect" and len(budgets) > 1:
+        resolved["search"] = "bisect"
+    protocol = protocol | {"resolved": resolved}
+    made, audited = outcome(), full()
+    stages = [stage.name for stage in audited.stages if stage.status == "complete"]
+    texts = [
+        words(of(found, protocol=protocol)),
+        words(of_study(replace(made, protocols={"any": protocol}))),
+        words(of_audit(replace(audited, protocols={stages[0]: protocol_toml(protocol)}))),
+    ]
+    for text in texts:
+        for other, said in told.items():
+            right = other == order and len(budgets) > 1 and "pgd" in kinds
+            assert text.count(said) == right, (other, text)
+
+
 def test_proofs_that_were_held_against_attacks_are_counted():
     found = evaluation()
     on = found.header | {"prove": {"asked": "auto", "on": True, "why": ""}}
@@ -184,8 +220,8 @@ def test_a_study_says_how_each_method_was_trained():
         made
     )
     assert "{seide2014onebit," in made.bibtex
-    assert "was trained on mnist5k for " in words(made) or "was trained on mnist for " in words(
-        made
+    assert re.search(
+        r" was trained on .*mnist.* for 4,000 updates of up to 64 images\.", words(made)
     )
     study = replace(outcome(), file=(shipped("reports") / "liu2016-mnist.toml").read_text())
     told = "L-softmax m=2: large-margin softmax (Liu et al., 2016; m 2, base 1,000, gamma 0.0075"
@@ -197,6 +233,148 @@ def test_a_study_says_how_each_method_was_trained():
         of_study(margin)
     )
     assert "hinge: multi-class hinge loss (Crammer and Singer, 2001)" in words(of_study(margin))
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The paragraph of each published study that a test asks for, in sentences."""
+    known = {}
+
+    def told(name):
+        if name not in known:
+            read = evidence.read_evidence(shipped("reports") / name / "evidence.parquet")
+            text = words(of_study(judge_study(read.study, read.findings)))
+            known[name] = re.split(r"(?<=\.) (?=[A-Z])", text.replace("\u00a0", " "))
+        return known[name]
+
+    return told
+
+
+GRADIENTS, LENGTH = "gradient-compression", "elsayed2018-mnist-length"
+FEWEST, FRACTIONS = "elsayed2018-mnist-fewest", "elsayed2018-mnist-fractions"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            FEWEST,
+            "Each network (mnist-cnn) was trained on 0.125 % of the training images of mnist that "
+            "are not held out for 1,075 updates of up to 128 images.",
+        ),
+        (
+            FRACTIONS,
+            "Each network (mnist-cnn) was trained on 1 %, 10 % or 100 % of the training images of "
+            "mnist that are not held out for 4,300 updates of up to 128 images.",
+        ),
+        (
+            LENGTH,
+            "Each network (mnist-cnn) was trained on mnist for 8,600 updates of up to 128 images.",
+        ),
+        (
+            LENGTH,
+            "Label noise (symmetric): 80 % of the training labels, and of those held out.",
+        ),
+        (
+            GRADIENTS,
+            "Label noise (symmetric): 0 % and 40 % of the training labels, and of those held out.",
+        ),
+        (GRADIENTS, "Attacked were networks that were trained with 0 % label noise."),
+        (FRACTIONS, "Attacked were networks that were trained on 100 % of the training images."),
+        (
+            LENGTH,
+            "In “Accuracy at the pass that held-out labels choose”, networks are judged after the "
+            "pass over the data, of 1, 2, 4, 8, 12, 16 and 20, selected by held-out accuracy "
+            "averaged over the last three passes.",
+        ),
+        (
+            FRACTIONS,
+            "By transfer, adversarial examples were crafted on the surrogate, a network that was "
+            "trained with cross-entropy and seed 1000 and is not among those compared.",
+        ),
+        (
+            FEWEST,
+            "Comparisons by 95 % intervals, equivalent where these lie within ±Δ: two-way t, 20 "
+            "paired seeds, 10,000 images, Δ = 1 point.",
+        ),
+        (
+            FRACTIONS,
+            "Comparisons by simultaneous 95 % intervals, equivalent where these lie within ±Δ: "
+            "two-way t, Bonferroni over 3 levels, 5 paired seeds, 10,000 images, Δ = 0.5 points; "
+            "two-way t, Bonferroni over 5 levels, 5 paired seeds, 1,000 images, Δ = 2 points.",
+        ),
+    ],
+)
+def test_a_published_study_tells_what_its_networks_were_trained_on_and_judged_by(
+    published, name, said
+):
+    assert said in published(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "unsaid"),
+    [
+        (FEWEST, "Label noise"),
+        (FRACTIONS, "label noise"),
+        (LENGTH, "of the training images"),
+        (LENGTH, "Attacked"),
+        (GRADIENTS, "judged after"),
+        (LENGTH, "By transfer"),
+    ],
+)
+def test_what_a_study_does_not_have_is_not_told(published, name, unsaid):
+    assert not [text for text in published(name) if unsaid in text]
+
+
+def test_a_study_of_networks_made_elsewhere_tells_the_noise_and_fractions_that_they_had():
+    noisy, little, attacked = outcome().panels
+    text = words(of_study(replace(outcome(), panels=(noisy, attacked), judgements=())))
+    assert (
+        "Label noise: 0\u00a0%, 20\u00a0%, 40\u00a0%, 60\u00a0% and 80\u00a0% of the training"
+        in text
+    )
+    assert "held out" not in text
+    assert "Δ = 0.5 points" in text
+    text = words(of_study(replace(outcome(), panels=(little, attacked), judgements=())))
+    assert "Networks were trained on 0.125\u00a0%, 0.5\u00a0%, 1\u00a0%" in text
+    assert "or 100\u00a0% of the training images." in text
+    assert "Label noise" not in text
+    assert "Δ" not in text  # no difference counts as none where only attacks are compared
+
+
+def test_several_protocols_are_told_apart():
+    """Each panel counts its own protocol alone, and equal threat models are told once."""
+    first = outcome().protocols["pgd"]
+    wider = [{"epsilon": "0.4", "value": 0.4}]
+    for protocols, threats in (
+        ({"pgd": first}, ["Threat model: "]),
+        ({"pgd": first, "again": first}, ["Threat model: "]),
+        (
+            {"pgd": first, "again": first, "wide": first | {"epsilons": wider}},
+            ["Threat model of pgd and again: ", "Threat model of wide: "],
+        ),
+        ({"none": first | {"resolved": first["resolved"] | {"attacks": []}}}, []),
+    ):
+        text = words(of_study(replace(outcome(), protocols=protocols)))
+        found = re.findall(r"Threat model[^:]*: ", text)
+        assert found == threats
+        several = len(protocols) > 1
+        for name in protocols:
+            assert text.count(f"Attacks of {name}: FGSM (") == several, text
+        assert text.count("Attacks: ") == (len(threats) == 1 and not several)
+        assert text.count("none of the attacks finds") == (bool(threats) and not several)
+        assert text.count("none of the attacks of that protocol finds") == several
+
+
+def test_several_protocols_with_other_orders_of_budgets_say_which_has_which():
+    first = outcome().protocols["pgd"]
+    scanned = first | {"resolved": {k: v for k, v in first["resolved"].items() if k != "search"}}
+    bisected = first | {"resolved": first["resolved"] | {"search": "bisect"}}
+    text = words(of_study(replace(outcome(), protocols={"a": scanned, "b": bisected})))
+    assert "With b: budgets were bisected for each image" in text
+    assert "With a: each attack tried" in text
+    text = words(of_study(replace(outcome(), protocols={"a": bisected, "b": bisected})))
+    assert text.count("Budgets were bisected for each image") == 1
 
 
 @pytest.mark.parametrize(

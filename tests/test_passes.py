@@ -7,10 +7,19 @@ import torch
 from helpers.attacked import Small, images, make, right
 from torch import Tensor
 
-from robustkit.attacks import SearchNetwork, attack_block
+from robustkit.attacks import SearchNetwork, attack_block, build_search
 from robustkit.attacks.precision import LowPrecision
 from robustkit.files import names
-from robustkit.protocol import kind_of, load_protocol, most_passes, norms_of, parse_epsilon
+from robustkit.protocol import (
+    BALLS,
+    kind_of,
+    labels_of,
+    load_protocol,
+    most_passes,
+    norms_of,
+    parse_epsilon,
+)
+from robustkit.protocol.attacks import UNTARGETED
 
 PGD = {"kind": "pgd", "steps": 4, "relative_step": "1/4", "restarts": 2}
 APGD = {"kind": "apgd", "steps": 6}
@@ -145,14 +154,14 @@ FEW |= {"angles": 2, "shifts": 2, "eot": 2}
 SMALL = {"linf": ("1/1000", "1/500", "1/400"), "spatial": ("1deg+1px", "2deg+2px", "3deg+3px")}
 
 
-def on_the_shelf():
+def on_the_shelf(small=SMALL):
     """Each attack of the shelf with few steps, alone in a protocol, and its kind."""
     for name, norm in [(a, n) for a in names("attacks") for n in norms_of(a)]:
         protocol = load_protocol(name, norm=norm)
         for attack in protocol.attacks:
             own = {field.name for field in fields(attack)} & set(FEW)
             few = {key: min(getattr(attack, key), FEW[key]) for key in own}
-            budgets = tuple(map(parse_epsilon, SMALL.get(norm, ("1", "2", "3"))))
+            budgets = tuple(map(parse_epsilon, small.get(norm, ("1", "2", "3"))))
             yield (
                 kind_of(attack),
                 replace(protocol, attacks=(replace(attack, **few),), epsilons=budgets, seed=0),
@@ -178,6 +187,72 @@ def test_no_attack_takes_more_passes_of_an_image_that_withstands_than_are_foreto
         told = (kind, asked.norm, forward, backward, most)
         assert backward <= most.gradients + 1e-9, told
         assert forward <= most.gradients + most.forwards + 1e-9, told
+
+
+class Curved(torch.nn.Module):
+    """Five classes, curved enough that images end at different steps; float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(0)
+        self.first = 0.5 * torch.randn(64, 32, generator=source).double()
+        self.last = 2 * torch.randn(32, 5, generator=source).double()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh((x.double().flatten(1) - 0.5) @ self.first) @ self.last
+
+
+REACHED = {
+    "linf": ("1/100", "1/20"),
+    "l2": ("1/10", "1/2"),
+    "spatial": ("10deg+1px", "30deg+3px"),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("target", ["none", "next"])
+def test_what_an_image_costs_hangs_on_no_company(target):
+    network, x = Curved(), torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    met, apart = set(), set()
+    for kind, protocol in on_the_shelf(REACHED):
+        (attack,) = protocol.attacks
+        if target != "none" and (isinstance(attack, UNTARGETED) or getattr(attack, "targets", 0)):
+            continue
+        own = {"targets": 2, "restarts": 1} | ({"steps": 50} if kind == "deepfool" else {})
+        own = {key: value for key, value in own.items() if getattr(attack, key, 0)}
+        asked = replace(protocol, attacks=(replace(attack, **own),), target=target)
+        if repr(asked.resolved()) in met:
+            continue
+        met.add(repr(asked.resolved()))
+        alone, together = (attack_block(network, right(network, x), asked, n) for n in (1, 4))
+        assert alone.distance.tolist() == pytest.approx(together.distance.tolist()), kind
+        for name in ("forward", "backward", "broken"):
+            one, other = (getattr(found.passes, name).tolist() for found in (alone, together))
+            assert one == other, (kind, asked.norm, name)
+        apart |= {kind} if len(set(alone.passes.forward[1].tolist())) > 1 else set()
+    assert target != "none" or apart >= {"deepfool", "sigma-zero", "pgd"}
+
+
+@pytest.mark.thorough
+def test_images_whose_verdict_is_known_cost_no_attack_at_fixed_budgets_anything():
+    network, x = Curved(), torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    (first,) = make("linf", {"kind": "pgd", "steps": 20, "relative_step": "1/8"}).attacks
+    made, met = right(network, x), set()
+    for kind, protocol in on_the_shelf({"linf": ("1/10",), "l2": ("1",), "l1": ("8",)}):
+        (attack,) = protocol.attacks
+        if protocol.norm not in BALLS or build_search(attack, protocol.norm) is None:
+            continue
+        met.add((kind, getattr(attack, "target_order", "")))
+        asked = replace(protocol, attacks=(first, attack))
+        found = attack_block(network, made, asked, 4)
+        fooled = torch.tensor([by == labels_of(asked.attacks)[0] for by in found.fooled_by])
+        assert fooled.sum() > 2
+        none = attack_block(network, made, asked, 4, prove=lambda right: torch.ones(6).long())
+        for name in ("forward", "backward"):
+            assert getattr(found.passes, name)[2][fooled].sum() == 0, kind
+            assert getattr(none.passes, name)[1:].sum() == 0, kind
+    assert met >= {("apgd", "distance"), ("apgd", "confidence"), ("fab", ""), ("square", "")}
 
 
 @pytest.mark.thorough

@@ -24,7 +24,6 @@ from robustkit.record import read
 from robustkit.reporting import page
 
 PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
-LOW = [torch.bfloat16, torch.float16]
 
 
 class Scaled(Small):
@@ -235,6 +234,26 @@ def test_the_fastest_batch_size_is_taken_where_the_search_is_long_enough(tmp_pat
     assert long.run["batch_size"] == 64
     assert short.rows_digest == long.rows_digest
     assert ask(Small(), tmp_path / "own", batch_size=9).run["batch_size"] == 9
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("surrogate", [None, Dice()])
+def test_no_stopwatch_chooses_the_draws_of_a_random_network(tmp_path, monkeypatch, surrogate):
+    """They are made for a whole batch."""
+    monkeypatch.setattr(speed, "SLOW", 1e9)
+    monkeypatch.setattr(speed, "WORTH", 0.01)
+    found = []
+    for best in (64, 256):
+
+        def seconds(network, batch, best=best):
+            return abs(len(batch) - best) + 1.0
+
+        monkeypatch.setattr(speed, "_seconds", seconds)
+        model = Dice() if surrogate is None else Small()
+        torch.manual_seed(0)  # for the labels
+        found.append(ask(model, tmp_path / str(best), surrogate=surrogate))
+    assert found[0].rows_digest == found[1].rows_digest
+    assert {one.run["batch_size"] for one in found} == {128}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.pages import Outline
 
 from robustkit import evaluate
 from robustkit.attacks import FAB, forecast
@@ -10,6 +11,7 @@ from robustkit.certification import prover
 from robustkit.certification.deterministic import Certifier, certify_rising
 from robustkit.errors import InputError, ProofContradicted
 from robustkit.evaluation import blocks, proving
+from robustkit.reporting.evaluation import page
 from robustkit.summary import summarise
 
 LEVELS = ["1/50", "1/10", "1/5", "2/5"]
@@ -199,6 +201,28 @@ def test_attacks_for_the_smallest_perturbation_find_it_whatever_is_proved(arrays
     found, plain = ask(arrays, **asked), ask(arrays, prove="off", **asked)
     assert found.header["prove"]["why"] == "its attack finds distances beyond the budgets, too"
     assert found.table["distance"].equals(plain.table["distance"])
+
+
+@pytest.mark.thorough
+def test_no_median_is_told_that_proofs_would_have_made_another(arrays):
+    """FAB finds distances beyond its budgets, but none of an image that it did not attack."""
+    few, told = (arrays[0][:60], arrays[1][:60]), []
+    for epsilons in (["0.005"], ["0.02"], ["0.01", "0.04"], ["0.02", "0.1"]):
+        one = {"attack": FAB(steps=10, targets=2), "settings": [], "epsilon": epsilons}
+        found, plain = ask(few, **one), ask(few, prove="off", **one)
+        assert found.proved
+        known, truth = (summarise(record)["median_distance"] for record in (found, plain))
+        assert truth is not None
+        if known is not None and truth <= float(epsilons[-1]):
+            assert 0.98 * truth < known <= float(epsilons[-1])  # as coarse as budgets may be
+        elif known is not None:
+            assert known == pytest.approx(truth, rel=0.02)
+        text = Outline(page([found])).text
+        assert ("is not known: images proved at ε = " in text) == (known is None)
+        assert "no perturbation that fools the model was found" not in text
+        told.append(known)
+    assert None in told
+    assert any(told)
 
 
 @pytest.mark.thorough

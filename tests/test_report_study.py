@@ -368,9 +368,12 @@ def test_a_level_at_chance_is_marked_and_not_coloured(page_alone, tmp_path):
     chance = tuple(replace(c, at_chance=True) for c in panel.comparisons)
     study = replace(EMPTY, panels=(replace(panel, comparisons=chance, chance=0.1),))
     html = write(study, tmp_path).page.read_text(encoding="utf-8")
-    assert Outline(html).text.count("both at chance: decides nothing") == 4
+    verdicts = re.findall(r'<strong class="verdict (\w+)">.*?</span> (.*?)</strong>', html)
+    assert verdicts == [("open", "both at chance")] * 4
+    assert Outline(html).text.count("decides nothing") == 2 * 4  # in the table, and in sentences
+    alternative = re.search(r'aria-label="Differences\. (.*?)"', html)[1]
+    assert re.findall(r"points \(.*?\), ([a-z ]+)\.", alternative) == ["both at chance"] * 4
     assert "Chance: 10.0 %" in Outline(html).text
-    assert 'class="verdict good"' not in html
     assert html.count(">both at chance</text>") == 4
     assert ">chance</text>" in html
     written = {

@@ -1,14 +1,17 @@
 """`robustkit.toml` and completion: what a file may say for a command, and what a shell is answered."""
 
 import json
+import shutil
 import sys
+from itertools import permutations, product
 
 import pytest
 
 from robustkit.cli import completion
 from robustkit.cli.commands import run, with_settings
-from robustkit.cli.settings import APART, OWN, TOGETHER
+from robustkit.cli.settings import APART, OWN, TOGETHER, pairs_of
 from robustkit.errors import InputError
+from robustkit.files import shipped
 
 CLEAN = ("evaluate", "lenet5-mnist5k")
 FILE = """device = "cpu"
@@ -176,8 +179,8 @@ epsilon = ["0.1", "0.2"]
         ("power --discordant=1", "--runs=results"),
         ("power x", "--data=mnist5k --runs=results"),
         ("report x", "--device=cpu --data-root=/data --workers=2"),
-        ("report x --only-report", "--device=cpu --data-root=/data"),
-        ("report x --runs y", "--device=cpu --data-root=/data"),
+        ("report x --only-report", ""),
+        ("report x --runs y", ""),
     ],
 )  # fmt: skip
 def test_what_stands_above_all_tables_is_taken_by_whom_it_concerns(there, command, taken):
@@ -214,6 +217,26 @@ def test_a_commands_own_table_counts_as_if_it_were_given(there):
     assert there(own)(["power", "--seed-sd", "1"]) == ["power", "--seed-sd", "1"]
     pages = "[evaluate]\nhtml = 'p.html'\njson = 's.json'\ndevice = 'cpu'\n"
     assert there(pages)(["evaluate", "--dry-run"]) == ["evaluate", "--device=cpu", "--dry-run"]
+    # also where one of the two is a value, or another option that is there lifts the rule
+    for own, command, taken in (
+        ("[audit]\nclaim = 'linf:0.1=0.9'", "audit --claim-from e.parquet", ""),
+        ("[audit]\nepsilon = '0.1'", "audit --claim-from e.parquet", "--epsilon=0.1"),
+        ("[audit]\nclaim = 'linf:0.1=0.9'", "audit --epsilon 0.2", ""),
+        ("[audit]\nclaim = 'linf:0.1=0.9'", "audit --epsilon 0.1", "--claim=linf:0.1=0.9"),
+        ("[train]\nepochs = 3", "train --steps 5", ""),
+        ("[train]\nrecipe-set = ['nesterov=true', 'drop=0.5']", "train --optimizer adam",
+         "--recipe-set=drop=0.5"),
+        ("[report]\nlimit = 9\nmodel = 'm'\nbaseline = 'b'", "report --runs r", "--baseline=b"),
+        ("[report]\ncheckpoints = 'c'\nlimit = 9\nbaseline = 'b'", "report --only-report", ""),
+        ("[report]\nruns = 'r'\nbaseline = 'b'", "report --only-report", "--runs=r --baseline=b"),
+        ("[evaluate]\nattack = 'clean'", "evaluate --epsilon 0.1", ""),
+        ("[evaluate]\nepsilon = '0.1'", "evaluate --attack clean", ""),
+        ("epsilon = '0.1'\n[evaluate]\nattack = 'clean'", "evaluate", "--attack=clean"),
+        ("attack = 'clean'\nepsilon = '0.1'", "evaluate", "--attack=clean"),
+        ("[evaluate]\nattack = 'pgd'", "evaluate --epsilon 0.1", "--attack=pgd"),
+    ):  # fmt: skip
+        command, *options = command.split()
+        assert there(own)([command, *options]) == [command, *taken.split(), *options]
     # an option above all tables goes with one of the command's own
     labels = "resize = 28\n[describe]\nlabels = 'l.csv'\n"
     assert there(labels)(["describe"]) == ["describe", "--resize=28", "--labels=l.csv"]
@@ -229,9 +252,71 @@ def test_every_command_and_option_of_the_rules_is_one():
     known = {
         name: [o for p in c.params for o in p.opts] for name, c in _commands().commands.items()
     }
-    rules = [(c, {o, *others}) for t in (APART, TOGETHER) for c in t for o, others in t[c].items()]
+    rules = [(c, {o, *others}) for c in TOGETHER for o, others in TOGETHER[c].items()]
+    rules += [(c, {one.first, one.second}) for c in APART for one in pairs_of(c)]
     for command, options in [*rules, *((c, {*own}) for c, own in OWN.items())]:
         assert {f"--{one}" for one in options} <= {*known[command]}
+
+
+VALUES = {
+    "attack": "clean", "at": "0.1", "baseline": "b", "checkpoints": "{loss}.pt", "claim-from": "c",
+    "claim": "linf:0.1=0.9", "cpus-per-cell": "1", "data": "mnist5k", "data-root": "d",
+    "device": "cpu,cpu", "discordant": "1", "epochs": "1", "epsilon": "0.2", "gpus-per-cell": "1",
+    "hours": "1", "html": "h", "json": "j", "limit": "9", "model": "lenet5", "momentum": "0.5",
+    "noise-kind": "file:f", "norm": "l2", "optimizer": "adam", "precision": "bf16",
+    "ray": "HOST:1", "runs": "r", "schedule": "cosine", "seed-sd": "1", "shared": "s", "steps": "1",
+    "surrogate": "lenet5-mnist5k", "target": "next", "track": "mlflow", "workers": "2",
+}  # fmt: skip
+"""of options, each such that its pairs do not go together"""
+RECIPE = (
+    "nesterov=true", "smoothing=0.5", "start=0.5", "stabiliser=0.5", "decay=0.5", "decay_steps=2",
+    "milestones=2,4", "drop=0.5",
+)  # fmt: skip
+BESIDE = {
+    "audit": ["lenet5-mnist5k", "--limit", "2", "--budget", "quick"],
+    "evaluate": ["lenet5-mnist5k", "other.pt", "--limit", "2"],
+    "power": ["--delta", "1", "--images", "100", "--seed-sd", "1", "--discordant", "1"],
+    "report": ["adversarial"],
+    "train": ["--model", "lenet5", "--data", "mnist5k"],
+}
+PAIRS = [(command, pair) for command in APART for pair in pairs_of(command)]
+of_pairs = pytest.mark.parametrize(
+    ("command", "pair"), PAIRS, ids=[f"{c}-{pair.first}-{pair.second}" for c, pair in PAIRS]
+)
+
+
+def clashing(pair):
+    """Both options as on a command line, with values that do not go together."""
+    firsts = ("sgd", "adam") if pair.first == "optimizer" else (VALUES.get(pair.first, ""),)
+    seconds = RECIPE if pair.second == "recipe-set" else (VALUES.get(pair.second, ""),)
+    one, other = next((x, y) for x, y in product(firsts, seconds) if pair.clash(x, y))
+    return (pair.first, one), (pair.second, other)
+
+
+@of_pairs
+def test_of_two_options_that_do_not_go_together_the_typed_one_wins(there, tmp_path, command, pair):
+    """Whichever of them stands in the file, and wherever in it."""
+    for (name, text), (other, value) in permutations(clashing(pair)):
+        typed = [f"--{name}={text}" if text else f"--{name}", "--config=own.toml"]
+        said = f"{other} = {json.dumps(value) if value else 'true'}\n"
+        for file in (said, f"[{command}]\n{said}"):
+            (tmp_path / "own.toml").write_text(file)
+            assert with_settings([command, *typed]) == [command, *typed]
+
+
+@of_pairs
+def test_and_both_typed_are_refused(robustkit, tmp_path, command, pair):
+    """In a line that names one of them: what the rules keep apart does not go together."""
+    if pair.first == "claim-from":
+        asked = ("evaluate", "lenet5-mnist5k", "--attack", "fgsm", "--epsilon", "0.1")
+        assert robustkit(*asked, "--limit", "2", "--json", "c")[0] == 0
+    shutil.copy(shipped("data") / "lenet5-mnist5k.safetensors", tmp_path / "other.pt")
+    typed = [part for name, text in clashing(pair) for part in (f"--{name}", text) if part]
+    status, out, err = robustkit(command, *BESIDE[command], *typed)
+    assert (status, out) == (2, "")
+    for line in err.splitlines():
+        assert "error: " in line
+        assert any(f"--{name}" in line for name in (pair.first, pair.second))
 
 
 @pytest.mark.parametrize("above", ["data-root = '/data'", "resize = 28", "data = 'mnist5k'"])

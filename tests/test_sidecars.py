@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from helpers import checkpoint_files as files
-from helpers.publishers import COMMIT, files_of, publishing
+from helpers.publishers import COMMIT, MEAN, STD, Small, empty_caches, files_of, publishing
 from timm.models import save_for_hf
 from torch import nn
 from torchvision import models
@@ -17,7 +17,6 @@ from torchvision import models
 from robustkit.checkpoint import Checkpoint, read_checkpoint, save_checkpoint, write_sidecar
 from robustkit.errors import CheckpointError, InputError
 
-MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 SETTINGS = {"depth": 1, "embed_dim": 24, "num_heads": 2, "img_size": 32, "global_pool": "avg"}
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 FREE = ("_network", "notes", "warnings", "preprocessing")
@@ -26,12 +25,7 @@ FREE = ("_network", "notes", "warnings", "preprocessing")
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path, monkeypatch):
-    """Empty ones, and no variable that forbids a connection."""
-    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT"):
-        monkeypatch.delenv(variable, raising=False)
-    for variable in ("HF_HOME", "TORCH_HOME", "ROBUSTKIT_CACHE"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.chdir(tmp_path)
+    empty_caches(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -78,19 +72,6 @@ def check_same_again(path, **options):
     third = read_checkpoint(path, **options)
     assert third.identity == first.identity
     return second
-
-
-class Small(nn.Module):
-    """As the zoo's networks: normalises by constants that its file lacks."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 10, 3)
-        self.register_buffer("mu", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("sigma", torch.tensor(STD).view(1, 3, 1, 1))
-
-    def forward(self, x):
-        return self.conv((x - self.mu) / self.sigma).mean((2, 3))
 
 
 class Dataset(enum.Enum):

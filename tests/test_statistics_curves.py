@@ -24,8 +24,9 @@ from robustkit.statistics import (
     over_seeds,
     plan,
 )
-from robustkit.statistics.curves import pointwise_alpha
+from robustkit.statistics.curves import covariance, pointwise_alpha
 from robustkit.statistics.power import powers
+from robustkit.statistics.spread import mean_squares
 
 
 def rng():
@@ -120,6 +121,57 @@ def test_a_band_covers_the_whole_curve():
         found = curve(correct, X, generator).points
         held += all(p.low <= t <= p.high for p, t in zip(found, truth, strict=True))
     assert 0.91 <= held / 200 <= 0.99
+
+
+def world(seeds, effect, generator):
+    """Whether each of 300 images is right at ten levels of accuracy 80 %, by each of some seeds.
+
+    Images are shared by all levels; seeds have `effect`, times the root of its variance 0.1.
+    """
+    latent = generator.standard_normal((10, seeds, 300))
+    latent += np.sqrt(0.1) * (generator.standard_normal(300) + effect)
+    return latent + np.sqrt(1.2) * norm.ppf(0.8) > 0
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.88), (3, 0.92), (4, 0.93)])
+def test_a_band_covers_a_curve_whose_levels_have_trainings_of_their_own(seeds, least, monkeypatch):
+    """300 studies; with correlations as few seeds tell them 79, 88 and 92 % were covered."""
+    monkeypatch.setattr("robustkit.statistics.curves.DRAWS", 2000)
+    generator, held = rng(), 0
+    for _ in range(300):
+        correct = world(seeds, generator.standard_normal((10, seeds, 1)), generator)
+        found = curve(correct, range(10), generator, same_networks=False).points
+        held += all(p.low <= 0.8 <= p.high for p in found)
+    assert held / 300 >= least
+
+
+def test_trainings_of_their_own_vary_apart_however_few_seeds_agree():
+    """The level of a band, where seeds bring nearly all variance, is that of independent points."""
+    generator = rng()
+    for seeds in (2, 3, 5):
+        squares = mean_squares(
+            world(seeds, 3 * generator.standard_normal((10, seeds, 1)), generator).view(np.int8)
+        )
+        level = pointwise_alpha(covariance(squares, same_networks=False), 0.05, rng())
+        assert level == pytest.approx(1 - 0.95 ** (1 / 10), rel=0.1)
+    # what images bring correlates as before
+    close = mean_squares(budgets((0.2, 0.1, 0.0, -0.1)).view(np.int8))
+    level = pointwise_alpha(covariance(close, same_networks=False), 0.05, rng())
+    assert level > 1.2 * (1 - 0.95 ** (1 / 4))
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_the_band_of_the_same_networks_is_no_wider_than_their_correlation_asks_for(seeds):
+    generator = rng()
+    correct = world(seeds, generator.standard_normal((seeds, 1)), generator)
+    same, own = (
+        curve(correct, range(10), rng(), same_networks=same).points for same in (True, False)
+    )
+    for i, (a, b) in enumerate(zip(same, own, strict=True)):
+        widest = over_seeds(correct[i], level=1 - 0.05 / 10)
+        assert widest.low <= b.low < a.low
+        assert a.high < b.high <= widest.high
 
 
 def test_no_order_changes_a_curve():
@@ -325,8 +377,9 @@ def test_a_plan_is_told_in_a_sentence():
     spread = Components(seed=4e-4, image=0.0, residual=0.0, seeds=5, images=10_000)
     made = plan(spread, delta=0.02)
     assert made.sentence() == (
-        "To show a difference of 2 points with power 80 % on 10,000 images takes 10 paired seeds; "
-        "to show equivalence within ±2 points, 13 paired seeds."
+        "To show a true difference of 2 points with power 80 % on 10,000 images takes 10 paired "
+        "seeds; to show equivalence within ±2 points, if there is no difference at all, 13 paired "
+        "seeds."
     )
     assert "more than 50 seeds" in plan(spread, delta=0.002).sentence()
 

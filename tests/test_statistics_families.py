@@ -202,6 +202,25 @@ def test_equivalence_in_a_sentence_has_a_direction():
     )
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "lean"),
+    [
+        (0.0001, 0.004, " (better, by less than Δ)"),
+        (-0.004, -0.0001, " (worse, by less than Δ)"),
+        (-0.004, 0.0001, ""),
+        (0.0, 0.004, ""),
+    ],
+)
+def test_equivalence_that_excludes_no_difference_says_so(low, high, lean):
+    found = result(low, (low + high) / 2, high, verdict="equivalent", delta=0.005)
+    assert found.sentence(**WHERE).startswith(
+        "At 80 % label noise, l2-margin is equivalent to cross-entropy within ±0.5 points"
+        f"{lean} after 4,000 steps: "
+    )
+    assert found.lean == lean
+    assert replace(found, verdict="better").lean == ""
+
+
 def test_no_decision_in_a_sentence():
     found = result(-0.02, -0.001, 0.018, verdict="inconclusive")
     assert found.sentence().startswith(
@@ -224,8 +243,3 @@ def test_rounding_never_hides_what_decided():
     found = result(0.0001, 0.003, 0.00496, verdict="equivalent", delta=0.005)
     assert "CI 0.01 to 0.50;" not in found.sentence()
     assert "to 0.496;" in found.sentence()
-
-
-def test_another_measure_is_not_in_hundredths():
-    found = result(0.11, 0.25, 0.39)
-    assert ": +0.25 pixels (" in found.sentence(measure="pixels")

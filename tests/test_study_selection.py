@@ -448,6 +448,7 @@ def test_what_a_selection_came_to_is_rebuilt_from_the_evidence_and_shown(
     page = (tmp_path / "report.html").read_text()
     assert "8 done, 0 failed, 0 missing, 4 dropped on their way" in page
     assert page.count("at the selected pass</td>") == 2
+    assert "An upper estimate: the best is chosen and measured on the same images" in page
     numbers = (tmp_path / "numbers.csv").read_text().splitlines()
     assert sum(line.startswith("regret,") for line in numbers) == 12
     (drawn,) = [f.curves for f in illustrations(outcome).panels if f.curves.name == "passes"]

@@ -11,14 +11,18 @@ from helpers.studies import CLAIM
 
 from robustkit import protocol, record, reporting, spec
 from robustkit.analysis import judge
-from robustkit.analysis.evidence import collect
+from robustkit.analysis.evidence import collect, read_evidence
 from robustkit.analysis.findings import FIRST, Findings, Number
 from robustkit.analysis.judge import judge_study
+from robustkit.analysis.outcome import History, Regret
 from robustkit.analysis.record_folder import findings_of_records
 from robustkit.analysis.registration import registration
+from robustkit.analysis.table import AnalysisTable
 from robustkit.errors import RecordError
+from robustkit.files import shipped
+from robustkit.reporting.numbers import rows as number_rows
 from robustkit.results.replicates import Replicates
-from robustkit.statistics import components, plan
+from robustkit.statistics import components, curve, mean_over_seeds, plan
 
 
 def rows(folder, name, right, attacked=None, classes=None, beside=None, **made):
@@ -31,7 +35,7 @@ def rows(folder, name, right, attacked=None, classes=None, beside=None, **made):
         "digest": name.ljust(64, "0"),
         "checkpoint": dict.fromkeys(CHECKPOINT_KEYS) | {"path": name} | made,
         "data": dict.fromkeys(DATA_KEYS, "d")
-        | {"n": len(right), "name": "d"}
+        | {"n": len(right), "name": "d", "source": None}
         | ({"classes": [str(i) for i in range(classes)]} if classes else {}),
         "protocol": {
             "name": "clean",
@@ -222,8 +226,8 @@ def test_where_all_levels_are_at_chance_nothing_is_decided(tmp_path):
 def test_an_undecided_claim_says_how_many_seeds_it_would_take(tmp_path):
     path = tmp_path / "claims.toml"
     for says, goal in (
-        ("better", "a difference of 2"),
-        ("equivalent", "equivalence within ±2"),
+        ("better", "A true difference of 2"),
+        ("equivalent", "If there is no difference at all, equivalence within ±2"),
     ):
         path.write_text(CLAIMS + CLAIM.format(says=says))
         rng = np.random.default_rng(3)
@@ -234,7 +238,8 @@ def test_an_undecided_claim_says_how_many_seeds_it_would_take(tmp_path):
                 made = rows(tmp_path, f"{says}{method}{seed}", right, loss=method)
                 numbers.append(Number("label-noise", method, "0", seed, made))
         study = spec.load_study(str(path))
-        (judged,) = judge_study(study, Findings(numbers)).judgements
+        result = judge_study(study, Findings(numbers))
+        (judged,) = result.judgements
         assert judged.verdict == "undecided"
         right = [
             np.stack(
@@ -246,9 +251,86 @@ def test_an_undecided_claim_says_how_many_seeds_it_would_take(tmp_path):
         seeds = planned.seeds_difference if says == "better" else planned.seeds_equivalence
         many = seeds or "more than 50"
         assert judged.needs == (
-            f"By the spread of these seeds, {goal} points at 0 % label noise takes {many} paired "
-            "seeds to show (power 80 %)."
+            f"{goal} points at 0 % label noise takes {many} paired seeds to show (power 80 %, by an "
+            "upper 80 % bound of the spread of these seeds)."
         )
+        (row,) = [row for row in number_rows(result) if "seeds needed" in row.quantity]
+        assert (row.value, row.note) == (judged.seeds_needed, judged.needs)
+
+
+@pytest.mark.parametrize(
+    ("says", "ends", "told"),
+    [
+        ("equivalent", (-0.030, 0.001), ""),
+        ("equivalent", (-0.030, -0.001), "a plan assumes a difference of 0, which lies outside"),
+        ("equivalent", (0.001, 0.030), "a plan assumes a difference of 0, which lies outside"),
+        ("equivalent", (-0.050, 0.001), "not to be expected of more seeds"),
+        ("equivalent", (-0.050, -0.001), "not to be expected of more seeds"),
+        ("better", (-0.050, 0.030), ""),
+        ("better", (-0.050, 0.010), "for a goal: it lies outside the interval"),
+    ],
+)
+def test_no_seeds_are_promised_where_the_data_speak_against_what_a_plan_assumes(says, ends, told):
+    one = SimpleNamespace(
+        difference=SimpleNamespace(value=sum(ends) / 2, low=ends[0], high=ends[1])
+    )
+    said = judge._against(one, 0.02, says == "better", "a goal")
+    assert told in said
+    assert bool(said) is bool(told)
+
+
+@pytest.mark.parametrize("step", [0.01, 0.04])
+def test_an_open_claim_whose_plan_is_refuted_names_no_number(tmp_path, step):
+    """a is worse with every seed, by less than Δ at the estimate or by more."""
+    rng = np.random.default_rng(5)
+    numbers = []
+    for seed in range(6):
+        common = rng.random(2000)
+        for method, chance in (("a", 0.8 - step * (0.4 + 1.6 * rng.random())), ("b", 0.8)):
+            made = rows(tmp_path, f"{method}{seed}", common < chance, loss=method)
+            numbers.append(Number("label-noise", method, "0", seed, made))
+    path = tmp_path / "claims.toml"
+    delta = 100 * step * (1.4 if step == 0.01 else 0.8)
+    claim = CLAIM.format(says="equivalent").replace("delta = 2.0", f"delta = {delta:.3f}")
+    path.write_text(CLAIMS + claim)
+    result = judge_study(spec.load_study(str(path)), Findings(numbers))
+    (judged,) = result.judgements
+    assert judged.verdict == "undecided"
+    assert judged.seeds_needed is None
+    told = "lies outside the interval" if step == 0.01 else "is not to be expected of more seeds"
+    assert told in judged.needs
+    assert not [row for row in number_rows(result) if "seeds needed" in row.quantity]
+
+
+def test_a_claim_that_equivalence_contradicts_tells_where_it_is_better_all_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    numbers = []
+    for level, lead in (("0", 0.1), ("0.4", 0.01)):
+        for seed in range(4):
+            common = rng.random(4000)
+            for method, chance in (("a", 0.5 + lead), ("b", 0.5)):
+                name = f"{method}{level}{seed}".replace(".", "x")
+                path = rows(tmp_path, name, common < chance, loss=method)
+                numbers.append(Number("label-noise", method, level, seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + CLAIM.format(says="better"))
+    (judged,) = judge_study(spec.load_study(str(path)), Findings(numbers)).judgements
+    assert judged.verdict == "contradicted"
+    assert judged.sentence == (
+        "a vs b: better at 0 % label noise; equivalent (better, by less than Δ) at 40 % label noise."
+    )
+
+
+def test_no_interval_of_shares_reaches_beyond_0_or_1():
+    regret = Regret("a", "0.8", "end", (0, 1, 2), (0.0, 0.0, 0.02))
+    found = judge._estimated(regret).estimate
+    assert (found.value, found.low) == (pytest.approx(0.02 / 3), 0.0)
+    assert found.high == pytest.approx(mean_over_seeds(regret.each).high)
+    ((band,),) = [
+        judge._banded(History("a", "0.8", (1,), (0.99,), (None,), (1.0,), each)).band
+        for each in [((1.0,), (1.0,), (0.97,))]
+    ]
+    assert band.high == 1.0
 
 
 def test_one_seed_decides_no_claim_about_methods(tmp_path):
@@ -318,6 +400,32 @@ def drawn(tmp_path, seeds, levels=("0", "0.4")):
                 path = rows(tmp_path, name, right, loss=method)
                 numbers.append(Number("label-noise", method, level, seed, path))
     return numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "analysis", "same"),
+    [
+        ("elsayed2018-mnist", "label-noise", False),
+        ("elsayed2018-mnist", "data-fraction", False),
+        ("elsayed2018-mnist-length", "passes", False),
+        ("elsayed2018-mnist", "fgsm", True),
+        ("elsayed2018-mnist", "ifgsm-transfer", True),
+    ],
+)
+def test_only_a_robustness_curves_band_takes_seeds_to_vary_alike_at_all_levels(
+    name, analysis, same, monkeypatch
+):
+    """Elsewhere each level has weights of its own, and few seeds tell no correlations."""
+    asked = []
+    monkeypatch.setattr(
+        "robustkit.analysis.table.curve",
+        lambda *args, **said: asked.append(said) or curve(*args, **said),
+    )
+    read = read_evidence(shipped("reports") / name / "evidence.parquet")
+    drawn = next(a for a in read.study.analyses if a.name == analysis)
+    panel = AnalysisTable(read.study, drawn, read.findings).panel()
+    assert asked == [{"same_networks": same}] * len(panel.lines)
+    assert all(value.band for line in panel.lines for value in line.values)
 
 
 @pytest.mark.thorough
@@ -460,6 +568,57 @@ def test_budgets_are_drawn_rising_and_revisions_of_attacks_are_told(tmp_path):
     (panel,) = judge_study(study, Findings(numbers)).panels
     assert [value.level for value in panel.lines[0].values] == ["0", "0.1", "0.2"]
     assert "Not all evaluations are by the same revision of the attacks: 6 and 7." in panel.notes
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.5])
+def test_a_median_that_hangs_on_images_that_proofs_kept_unattacked_is_not_told(tmp_path, strength):
+    text = CLAIMS.replace('"label_noise"', '"epsilon"\nprotocol = "pgd"\nlevels = ["0.1"]')
+    (tmp_path / "claims.toml").write_text(text)
+    study = spec.load_study(str(tmp_path / "claims.toml"))
+
+    def median(fab, on):
+        one, path = evaluation("net.pt", strength=strength), tmp_path / f"{fab}{on}.parquet"
+        header, columns = one.header | {"prove": {"on": on}}, one.table.to_pydict()
+        if fab:
+            resolved = header["protocol"]["resolved"]
+            resolved = resolved | {"attacks": [resolved["attacks"][0], {"kind": "fab"}]}
+            header["protocol"] = header["protocol"] | {"resolved": resolved}
+            named = ["fab-t" if by == "pgd" else by for by in columns["fooled_by"]]
+            columns["fooled_by"] = named
+        record.Blocks(path).finish(header, one.run, record.table(columns))
+        findings = Findings([Number("label-noise", "b", "", 0, path)])
+        (panel,) = judge_study(study, findings).panels
+        return panel.lines[0].median
+
+    known = median(True, False)
+    assert known is not None
+    assert median(False, True) == known
+    assert median(True, True) == (known if strength == 0.05 else None)
+
+
+@pytest.mark.parametrize("chosen", [None, "few", "many", "0123456"])
+def test_the_commands_data_set_chooses_among_a_folders_evaluations(tmp_path, chosen):
+    """And the claims remain about the file's own."""
+    for name, digest, n in (("few", "012345678", 1), ("many", "abcdefghi", 2)):
+        for seed in range(n):
+            data = {"name": name, "digest": digest, "n": 20, "split": "test", "source": None}
+            made = {"loss": "a", "seed": seed, "weights": f"{seed}", "label_noise": 0.0}
+            right = np.ones(20, dtype=bool)
+            rows(tmp_path, f"{name}{seed}", right, beside={"data": data}, data_fraction=1.0, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS.replace('"d"', '"mnist"') + CLAIM.format(says="better"))
+    changes = {"test": {"data": chosen}} if chosen else {}
+    found = findings_of_records(spec.load_study(str(path), changes), tmp_path, "command")
+    taken, left = ("many", "few") if chosen in (None, "many") else ("few", "many")
+    assert {number.path.stem[:-1] for number in found.numbers} == {taken}
+    assert [*found.provenance["Data"]] == [f"{taken}, test"]
+    assert f"The study's claims are about mnist; these evaluations are of {taken}." in found.notes
+    told = next(note for note in found.notes if note.startswith("Left out"))
+    assert f"{left}0.parquet" in told
+    assert (f"--data chooses {chosen}, not {left}" in told) is bool(chosen)
+    other = spec.load_study(str(path), {"test": {"data": "cifar10"}})
+    with pytest.raises(RecordError, match=r"since --data chooses cifar10, not few: few0\.parquet"):
+        findings_of_records(other, tmp_path, "command")
 
 
 @pytest.mark.parametrize(

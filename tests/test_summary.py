@@ -3,6 +3,7 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+from helpers import schemas
 from helpers.evaluations import evaluation
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ ROWS = with_rows(
 
 
 def valid(objects: list[dict]) -> bool:
-    validator = jsonschema.Draft202012Validator(summary.schema())
+    validator = jsonschema.Draft202012Validator(schemas.EVALUATIONS)
     # through JSON, as a reader gets it; NaN would not survive
     return validator.is_valid(json.loads(json.dumps(objects, allow_nan=False)))
 
@@ -142,12 +143,12 @@ def test_a_failure_has_the_keys_of_a_success_and_no_numbers():
 
 
 def test_the_schema_describes_every_key_that_is_written():
-    definitions, result = summary.schema()["$defs"], summary.summarise(ROWS)
+    definitions, result = schemas.EVALUATIONS["$defs"], summary.summarise(ROWS)
     assert definitions["evaluation"]["properties"].keys() == result.keys()
     assert set(definitions["evaluation"]["required"]) == result.keys()
     for part in ("checkpoint", "data", "protocol"):
         assert definitions[part]["properties"].keys() == result[part].keys()
-    jsonschema.Draft202012Validator.check_schema(summary.schema())
+    jsonschema.Draft202012Validator.check_schema(schemas.EVALUATIONS)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,39 @@ def test_the_median_distance_takes_images_that_nothing_fooled_as_beyond_all(dist
     # clean mistakes are not perturbed, so they do not count
     more = with_rows(["0", *at], [0.0, *distances], ["clean", *by])
     assert summary.median_distance(more) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "hidden"),
+    [
+        ([0.1, 0.3, "0.3"], 0.3, False),
+        ([0.1, 0.5, "0.3"], None, True),
+        ([0.1, 0.2, 0.5, "0.3"], 0.2, False),
+        ([0.1, "0.3", "0.3"], None, True),
+        ([0.1, "0.1", "0.2"], None, False),  # attacked at 0.3, and nothing was found
+        ([0.1, 0.5, "0.2"], 0.5, False),
+        ([None, None, "0.3"], None, False),
+        ([None, "0.3", "0.3"], None, True),
+        (["0.3"], None, True),
+    ],
+)
+def test_the_median_distance_is_unknown_where_it_hangs_on_images_that_proofs_kept_unattacked(
+    rows, expected, hidden
+):
+    """A text is the budget at which an image was proved."""
+    distances = [None if isinstance(row, str) else row for row in rows]
+    at = [None if d is None or d > 0.3 else "0.3" for d in distances]
+    found = with_rows(at, distances, [None if d is None else "fab" for d in distances])
+    proved = {"certified_at": [row if isinstance(row, str) else None for row in rows]}
+    whole = table(found.table.to_pydict() | proved)
+    header, protocol = found.header | {"prove": {"on": True}}, found.header["protocol"]
+    attacks = [*protocol["resolved"]["attacks"], {"kind": "fab"}]
+    with_fab = {"protocol": protocol | {"resolved": protocol["resolved"] | {"attacks": attacks}}}
+    one = Evaluation(header | with_fab, found.run, whole)
+    assert (summary.median_distance(one), summary.median_is_hidden(one)) == (expected, hidden)
+    # attacks that find nothing beyond the budgets have not missed anything there
+    inside = Evaluation(header, found.run, whole)
+    assert not summary.median_is_hidden(inside)
 
 
 def test_the_median_distance_is_unknown_where_every_image_is_a_clean_mistake():

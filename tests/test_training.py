@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -23,11 +24,15 @@ from robustkit.data.noise import LabelNoise
 from robustkit.data.subset import prepare_training_data, size
 from robustkit.errors import InputError, TrainingFailed
 from robustkit.files import build as from_table
-from robustkit.files import canonical, digest
+from robustkit.files import canonical, digest, names
 from robustkit.losses import LOSSES
 from robustkit.losses import build as build_loss
 from robustkit.losses.cross_entropy import CrossEntropy
-from robustkit.losses.loss import Result, Step
+from robustkit.losses.loss import Loss, Result, Step
+from robustkit.losses.trace import modules_of, representations
+from robustkit.losses.trace import trace as trace_layers
+from robustkit.spec import load_study
+from robustkit.study.configuration import method_config
 from robustkit.training import Callbacks, Recipe, TrainingConfig, TrainingOptions, train
 from robustkit.training import run as training_run
 from robustkit.training.defaults import default_recipe, default_settings, published, resolve
@@ -35,7 +40,7 @@ from robustkit.training.engine import Engine, optimizer, summarised
 from robustkit.training.examples import augmented, gather, order
 from robustkit.training.held_out import accuracy
 from robustkit.training.processes import ProcessGroup
-from robustkit.training.recipe import checked, rate, spell, updates
+from robustkit.training.recipe import GOES_WITH, checked, follows_rate, rate, spell, updates
 
 CPU = torch.device("cpu")
 SLOW = pytest.mark.slow
@@ -62,6 +67,14 @@ def asked():
         recipe=Recipe(epochs=3, batch_size=20),
         noise=LabelNoise(rate=Fraction(2, 5)),
     )
+
+
+class Decayed(Loss):
+    """Cross-entropy and the squared weights."""
+
+    def __call__(self, model, images, labels, step):
+        found = CrossEntropy()(model, images, labels, step)
+        return Result(found.loss + sum(w.square().sum() for w in model.parameters()), found.logits)
 
 
 def start(digits, loss=None, seed=0, noise="0.4", **recipe):
@@ -180,11 +193,58 @@ def test_without_momentum_there_is_no_default_of_nesterovs(optimiser):
     found = resolve("cross-entropy", "cifar10", changes=plain).recipe
     assert not found.nesterov
     optimizer(found, nn.Linear(2, 2))
-    other = resolve("cross-entropy", "cifar10", changes={"nesterov": True, "optimizer": "adam"})
-    optimizer(other.recipe, nn.Linear(2, 2))
     if optimiser == "sgd":
         with pytest.raises(InputError, match=r"nesterov=True: .* needs a --momentum above 0"):
             resolve("cross-entropy", "cifar10", changes={**plain, "nesterov": True})
+
+
+SOME = {
+    "momentum": 0.5, "nesterov": True, "smoothing": 0.5, "start": 0.5, "stabiliser": 0.5,
+    "decay": 0.5, "decay_steps": 2, "milestones": (2,), "drop": 0.5,
+}  # fmt: skip
+
+
+def trace(recipe):
+    """What a recipe makes of some gradients and of the rate."""
+    network = nn.Linear(2, 2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(1.0)
+    made = optimizer(recipe, network)
+    for step in range(6):
+        for group in made.param_groups:
+            group["lr"] = rate(recipe, step, 6)
+        for weight in network.parameters():
+            weight.grad = torch.full_like(weight, 1.0 + step)
+        made.step()
+    return [weight.tolist() for weight in network.parameters()]
+
+
+@pytest.mark.parametrize("field", GOES_WITH)
+def test_a_setting_plays_its_part_or_is_refused(field):
+    """Whatever changes no weight is not taken and put on record."""
+    by, _ = GOES_WITH[field]
+    for word in get_args(get_type_hints(Recipe)[by]):
+        several = {"milestones": (3,)} if word == "multistep" else {}
+        asked = {by: word, **several, field: SOME[field]}
+        plain = Recipe(learning_rate=0.1, decay_steps=1, **{by: word, **several})
+        if trace(replace(plain, **{field: SOME[field]})) == trace(plain):
+            with pytest.raises(InputError, match=field.replace("_", "[_-]")):
+                resolve("cross-entropy", "mnist5k", changes=asked)
+        else:
+            assert getattr(resolve("cross-entropy", "mnist5k", changes=asked).recipe, field)
+    # that there is none of it may be said of any, and a default hangs on nothing
+    for optimiser in ("sgd", "rmsprop", "adam", "adamw"):
+        none = {"optimizer": optimiser, "momentum": 0.0, "nesterov": False, "start": 0.0}
+        assert resolve("cross-entropy", "cifar10", changes=none).recipe.optimizer == optimiser
+
+
+def test_every_recipe_of_a_shipped_study_is_accepted():
+    for name in names("reports"):
+        study = load_study(name)
+        for method in study.methods if study.trained else ():
+            for number in range(len(method.choose)):
+                assert method_config(method, number, study.trained)["recipe"]
 
 
 def test_settings_that_depend_on_a_trainings_length_know_what_is_held_out():
@@ -261,6 +321,7 @@ def test_default_recipes_are_spelled_as_in_every_checkpoint_so_far(loss, data, f
     [
         default_recipe("large-margin", "cifar10"),
         published("large-margin-softmax", "cifar10", "lenet5").recipe,
+        published("large-margin", "mnist", "mnist-cnn").recipe,
         Recipe(schedule="multistep", milestones=(7,), drop=0.5),
     ],
 )
@@ -300,12 +361,51 @@ def test_the_published_recipe_of_the_large_margin_holds_out_what_the_paper_does(
     assert size(60_000, found.recipe.hold_out, Fraction(1)) == 55_000
     recipe = found.recipe
     assert (recipe.optimizer, recipe.epochs, recipe.batch_size) == ("rmsprop", 200, 256)
-    assert found.settings["layers"] == ["input", "conv1", "conv2"]
-    for network in ("lenet5", "mnist-cnn", "mnist-cnn-bn"):
+    assert (recipe.clip, recipe.clip_decay, recipe.weight_decay) == (5.0, True, 5e-4)
+    for network in ("mnist-cnn", "mnist-cnn-bn"):
         settings = published("large-margin", "mnist5k", network).settings
         build_loss("large-margin", settings).prepare(
             models.build(network), torch.rand(2, 1, 28, 28)
         )
+
+
+@pytest.mark.parametrize("network", ["mnist-cnn", "mnist-cnn-bn"])
+def test_the_published_margins_are_behind_pooling_and_batch_norm(network):
+    """As the published network lists its layers: the images, then what each block hands on."""
+    settings = published("large-margin", "mnist", network).settings
+    model, images = models.build(network, seed=0).train(), torch.rand(5, 1, 28, 28)
+    traced = trace_layers(model, images, modules_of(settings["layers"], model))
+    found = representations(traced, settings["layers"], model)
+    assert [place.units for place in found] == [28 * 28, 32 * 14 * 14, 64 * 7 * 7]
+    assert all("Convolution" not in place.edge.node.name() for place in found)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "rmsprop", "adam"])
+def test_weight_decay_within_the_clipped_gradient_by_hand(digits, optimiser):
+    """As with a loss that has half of it times the squared weights in it."""
+    shared = {"optimizer": optimiser, "clip": 0.5, "weight_decay": 2.0, "batch_size": 64}
+    engine = start(digits, **shared, clip_decay=True)
+    other = start(digits, Decayed(), **{**shared, "weight_decay": 0.0})
+    late = start(digits, **shared)
+    for _ in range(3):
+        for one in (engine, other, late):
+            one.update()
+    ours, theirs, after = (
+        torch.cat([w.detach().flatten() for w in one.network.parameters()])
+        for one in (engine, other, late)
+    )
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(ours, after, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"clip": 1.0, "optimizer": "adamw"}])
+def test_decay_within_a_clip_needs_both(wrong):
+    with pytest.raises(InputError, match="clip_decay=True: needs a --clip, and an --optimizer"):
+        checked(Recipe(clip_decay=True, **wrong))
+    other = resolve(
+        "large-margin", "mnist", "mnist-cnn", paper=True, changes={"optimizer": "adamw"}
+    )
+    assert not other.recipe.clip_decay
 
 
 def test_the_published_recipes_of_large_margin_softmax_are_the_released_ones():
@@ -330,6 +430,7 @@ def test_the_published_recipes_of_large_margin_softmax_are_the_released_ones():
         ("cross-entropy", "mnist", "lenet5", "for cross-entropy on mnist were not found; known: l"),
         ("large-margin-softmax", "mnist5k", "lenet5", "known: .*large-margin-softmax on mnist, "),
         ("large-margin", "mnist", "lsoftmax-mnist", "name those of lsoftmax-mnist with --set lay"),
+        ("large-margin", "mnist", "lenet5", "each pooling and batch norm, there bn1 and bn2; name"),
     ],
 )
 def test_what_was_not_published_is_refused_in_one_line(loss, data_set, model, message):
@@ -952,13 +1053,34 @@ def test_a_group_that_the_caller_formed_stays(asked, tmp_path, scheme):
 
 
 @pytest.mark.thorough
-def test_what_compression_carries_over_follows_the_rate_of_sgd_alone(asked, tmp_path):
+def test_what_compression_carries_over_follows_the_rate_of_plain_sgd_alone(asked, tmp_path):
     scheme = compression.parse("top-k:0.05")
-    for name, told in (("sgd", {}), ("adam", {"rescale": False})):
-        recipe = replace(asked.recipe, epochs=1, optimizer=name)
-        made = train(replace(asked, compress=scheme, recipe=recipe), tmp_path / f"{name}.pt")
-        assert made.record["communication"]["rescale"] == (name == "sgd")
+    for name, clip, told in (
+        ("sgd", None, {}),
+        ("sgd", 5.0, {"rescale": False}),
+        ("adam", None, {"rescale": False}),
+    ):
+        recipe = replace(asked.recipe, epochs=1, optimizer=name, clip=clip)
+        made = train(replace(asked, compress=scheme, recipe=recipe), tmp_path / f"{name}{clip}.pt")
+        assert made.record["communication"]["rescale"] == (not told)
         assert {key: made.record[key] for key in ("rescale",) if key in made.record} == told
+    assert not follows_rate(default_recipe("large-margin", "mnist5k"))
+
+
+def test_what_compression_carries_over_is_not_clipped_away(digits, tmp_path, monkeypatch):
+    """As the rate falls to 0, what follows it grows beyond any clip."""
+    norms, real = [], nn.utils.clip_grad_norm_
+
+    def noted(weights, most):
+        norms.append(float(real(weights, most)))
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", noted)
+    recipe = Recipe(steps=40, batch_size=64, clip=5.0, schedule="cosine")
+    scheme = compression.parse("top-k:0.01")
+    asked = TrainingConfig(model="lenet5", data=digits, recipe=recipe, compress=scheme)
+    train(asked, tmp_path / "a.safetensors")
+    assert len(norms) == 40
+    assert max(norms) < 25
 
 
 @pytest.mark.thorough
@@ -1226,11 +1348,13 @@ def test_the_rest_of_a_recipe_is_set_by_its_keys(robustkit):
 @pytest.mark.thorough
 def test_a_papers_recipe_takes_changes(robustkit):
     asked = ["--recipe", "paper", "--loss", "large-margin", "--batch-size", "64", "--epochs", "1"]
-    assert robustkit(*TRAIN, *asked, "--out", "a.safetensors")[0] == 0
+    asked += ["--model", "mnist-cnn", "--out", "a.safetensors"]
+    assert robustkit(*TRAIN, *asked)[0] == 0
     record = read_checkpoint("a.safetensors").extra["training"]
     assert (record["recipe"]["optimizer"], record["recipe"]["start"]) == ("rmsprop", 1.0)
     assert (len(record["history"]), record["history"][0]["step"]) == (1, 6)
-    assert record["loss"]["settings"]["layers"] == ["input", "conv1", "conv2"]
+    assert record["recipe"]["clip_decay"]
+    assert record["loss"]["settings"]["layers"] == ["input", "bn1", "bn2"]
 
 
 @pytest.mark.thorough

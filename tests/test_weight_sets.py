@@ -49,10 +49,6 @@ def swa(updates=3):
     return model.state_dict()
 
 
-def ema_of(make):
-    return lambda: make(averaged())
-
-
 def dotless(network):
     return {key.replace(".", ""): value for key, value in parameters(network).items()}
 

@@ -34,6 +34,7 @@ from robustkit.analysis.outcome import CellRow, History, Regret
 from robustkit.errors import RecordError, first_line, unreadable
 from robustkit.files import canonical, digest
 from robustkit.record import Example, decode_examples, encode_examples
+from robustkit.record.file import UNREADABLE
 from robustkit.results.rows import Rows, budgets
 from robustkit.spec import Study
 
@@ -68,7 +69,7 @@ HELD = ["broken", "distance", "examples"]
 """columns of many bytes"""
 IMAGES = 2**20
 """about as many are held at a time while the file is written"""
-DAMAGED = (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, pa.ArrowException)
+DAMAGED = (*UNREADABLE, IndexError)
 """what reading a damaged file may raise"""
 
 

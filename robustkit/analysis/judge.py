@@ -28,7 +28,7 @@ from robustkit.protocol import protocol_in_words
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Analysis, Claim, Study
 from robustkit.statistics import Comparison, Estimate, components, mean_over_seeds, plan, ratio
-from robustkit.statistics.comparison import AT_CHANCE, listed, times
+from robustkit.statistics.comparison import AT_CHANCE, capital, listed, times
 from robustkit.statistics.power import SEEDS
 
 POWER = 0.8
@@ -95,8 +95,12 @@ def _estimated(regret: Regret) -> Regret:
 
 
 def _varying(values: Sequence[float]) -> Estimate | None:
-    """Their mean with an interval; None where nothing varies: an interval of no length is none."""
-    return mean_over_seeds(values) if len(set(values)) > 1 else None
+    """The mean of shares with an interval; None where nothing varies: one of no length is none."""
+    if len(set(values)) < 2:
+        return None
+    found = mean_over_seeds(values)
+    # t's interval is symmetric and does not know that no share or regret lies beyond
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _scope(study: Study) -> Iterable[str]:
@@ -177,27 +181,34 @@ class _Judge:
     def _needs(
         self, claim: Claim, table: AnalysisTable, found: Sequence[Comparison]
     ) -> tuple[str, float | None]:
-        """How many seeds it would take to decide an undecided claim, where it takes most."""
-        delta = claim.delta / 100
+        """How many seeds it would take to decide an undecided claim, where it takes most.
+
+        No number, but why there is none, where the data speak against what a plan assumes.
+        """
+        delta, better = claim.delta / 100, claim.says == "better"
+        goal = "a true difference of " if better else "equivalence within ±"
+        goal += f"{claim.delta:.10g} point{'' if claim.delta == 1 else 's'}"
         seeds: list[tuple[float, str]] = []
         for one in _open(claim.says, found, delta) if 0 < delta < 1 else ():
             left, right = table.at(one.a, one.level), table.at(one.b, one.level)
             pairs = pair(left, right) if left and right else None
             if pairs is None or len(pairs[0].seeds) < 2:
                 continue
+            where = table.where(one.level)
+            if against := _against(one, delta, better, f"{goal} {where}"):
+                return against, None
             spread = components(*(side.right for side in pairs))
             planned = plan(spread, delta=delta, power=POWER, family=len(table.drawn))
-            better = claim.says == "better"
             least = planned.seeds_difference if better else planned.seeds_equivalence
-            seeds.append((least or inf, table.where(one.level)))
+            seeds.append((least or inf, where))
         if not seeds:
             return "", None
         most, where = max(seeds)
         many = f"more than {SEEDS[-1]}" if most == inf else f"{most:.0f}"
-        goal = "a difference of " if claim.says == "better" else "equivalence within ±"
+        goal = goal if better else f"if there is no difference at all, {goal}"
         return (
-            f"By the spread of these seeds, {goal}{claim.delta:.10g} points {where} takes {many} "
-            f"paired seeds to show (power {100 * POWER:.0f} %).",
+            f"{capital(goal)} {where} takes {many} paired seeds to show (power "
+            f"{100 * POWER:.0f} %, by an upper 80 % bound of the spread of these seeds).",
             most,
         )
 
@@ -302,6 +313,22 @@ def _open(says: str, found: Sequence[Comparison], delta: float) -> list[Comparis
     return [one for one in known if one.verdict != "equivalent" and not _larger(one, delta)]
 
 
+def _against(one: Comparison, delta: float, better: bool, goal: str) -> str:
+    """Why no number of seeds is told for a goal; "" where one may be.
+
+    A plan is for a true difference of Δ, or for equivalence where there is no difference at all.
+    """
+    seen = one.difference
+    if seen is not None and not better and abs(seen.value) > delta:
+        return (
+            f"{capital(goal)} is not to be expected of more seeds: the difference seen lies beyond."
+        )
+    if seen is None or seen.low <= (delta if better else 0.0) <= seen.high:
+        return ""
+    assumed = "it" if better else "a plan assumes a difference of 0, which"
+    return f"No number of seeds is told for {goal}: {assumed} lies outside the interval."
+
+
 def _low(one: Comparison) -> float:
     return one.difference.low if one.difference else -inf
 
@@ -316,7 +343,8 @@ def _sentence(table: AnalysisTable, found: Sequence[Comparison]) -> str:
         return found[0].sentence(where=table.where(found[0].level), after=table.after)
     words: dict[str, list[str]] = {}
     for one in found:
-        words.setdefault(one.word, []).append(table.where(one.level))
+        word = one.word if one.at_chance else f"{one.word}{one.lean}"
+        words.setdefault(word, []).append(table.where(one.level))
     short = "; ".join(f"{word} {_listed(levels)}" for word, levels in words.items())
     decides = ", which decides nothing" if AT_CHANCE in words else ""
     return f"{found[0].a} vs {found[0].b}: {short}{decides}."

@@ -23,6 +23,7 @@ from robustkit.protocol.file import towards
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
+from robustkit.results.rows import budgets
 from robustkit.showing import Shown
 from robustkit.statistics import Estimate, over_seeds, proportion
 from robustkit.statistics.comparison import listed
@@ -195,16 +196,17 @@ def _without_doubles(boards: Sequence[list[Record]]) -> list[list[Record]]:
     def shown(records: Sequence[Record]) -> set[tuple[str, str]]:
         return {(record.header["data"]["digest"], record.identity) for record in records}
 
-    attacked = set[tuple[str, str]]().union(*(shown(own) for own in boards if _budgets(own[0])))
-    return [own for own in boards if _budgets(own[0]) or not shown(own) <= attacked]
+    under_attack = [own for own in boards if budgets(own[0].header)]
+    attacked = set[tuple[str, str]]().union(*map(shown, under_attack))
+    return [own for own in boards if budgets(own[0].header) or not shown(own) <= attacked]
 
 
 def _left_out(title: str, kept: Sequence[Record], records: Sequence[Record]) -> Iterable[str]:
     """Budgets of a network that only a record has which does not count."""
     for record in kept:
-        own = {budget_key(text) for text in _budgets(record)}
+        own = {budget_key(text) for text in budgets(record.header)}
         others = (r for r in records if r.identity == record.identity)
-        texts = {budget_key(text): text for other in others for text in _budgets(other)}
+        texts = {budget_key(text): text for other in others for text in budgets(other.header)}
         if missing := [texts[key] for key in sorted(texts.keys() - own)]:
             yield (
                 f"{title}: {record.checkpoint['path']} was attacked at ε = {listed(missing)} as "
@@ -284,13 +286,9 @@ def _together(header: Mapping[str, Any]) -> str:
 def _latest(records: Sequence[Record]) -> list[Record]:
     """One record a network: of most budgets, then the one that `Record.standing` says."""
     kept: dict[str, Record] = {}
-    for record in sorted(records, key=lambda r: (len(_budgets(r)), *r.standing)):
+    for record in sorted(records, key=lambda r: (len(budgets(r.header)), *r.standing)):
         kept[record.identity] = record
     return list(kept.values())
-
-
-def _budgets(record: Record) -> tuple[str, ...]:
-    return tuple(str(entry["epsilon"]) for entry in record.header["protocol"]["epsilons"])
 
 
 def _board(
@@ -302,7 +300,7 @@ def _board(
 ) -> Board:
     header = records[0].header
     levels: dict[tuple[Fraction, str], str] = {}
-    for text in (text for record in records for text in _budgets(record)):
+    for text in (text for record in records for text in budgets(record.header)):
         levels.setdefault(budget_key(text), text)
     written = tuple(levels[key] for key in sorted(levels))
     norm, data = str(header["protocol"]["norm"]), header["data"]
@@ -393,11 +391,11 @@ def _row(
     corrupted: Mapping[str, Mapping[str, _Level]],
     audits: Sequence[AuditMark],
 ) -> BoardRow:
-    own = [set(map(budget_key, _budgets(record))) for record in records]
+    own = [set(map(budget_key, budgets(record.header))) for record in records]
     robust = {
         level: over_seeds(np.stack([record.rows.right(level) for record in records]))
         for level in levels
-        if all(budget_key(level) in budgets for budgets in own)
+        if all(budget_key(level) in asked for asked in own)
     }
     means = [_mean(corrupted.get(record.identity, {}).values()) for record in records]
     shares = [mean for mean, _ in means if mean is not None]

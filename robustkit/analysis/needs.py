@@ -7,6 +7,7 @@ from math import inf
 from robustkit.analysis.compare import family_of, levels_of
 from robustkit.analysis.contrast import pair, unlike_note
 from robustkit.errors import InputError
+from robustkit.results.replicates import Replicates
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
 from robustkit.statistics import Components, Power, components, plan
@@ -75,8 +76,8 @@ def needs(
     planned = []
     for other in others:
         for where in levels:
-            paired = pair(other.at(where), baseline.at(where))
-            if paired is None or len(paired[0].seeds) < 2:
+            paired = _several(other, baseline, where)
+            if paired is None:
                 raise InputError(
                     f"{other.name} and {baseline.name}: the spread over seeds takes at least two "
                     "seeds of both that match; without them, give --seed-sd and --discordant"
@@ -87,6 +88,17 @@ def needs(
             planned.append(Needs(other.name, baseline.name, where, found))
     notes = (note for side in sides for note in unlike_note(side.name, side.checkpoints))
     return PowerAnalysis(tuple(planned), tuple(notes))
+
+
+def can_plan(a: Side, b: Side, level: str) -> bool:
+    """Whether there is a spread over seeds, on which `needs` rests."""
+    return _several(a, b, level) is not None
+
+
+def _several(a: Side, b: Side, level: str) -> tuple[Replicates, Replicates] | None:
+    """Both at a level by the seeds they share; None where these are fewer than two."""
+    paired = pair(a.at(level), b.at(level))
+    return paired if paired is not None and len(paired[0].seeds) > 1 else None
 
 
 def needs_of_bounds(

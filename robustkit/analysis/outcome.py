@@ -153,7 +153,8 @@ class History:
 class Regret:
     """What choosing by noisy held-out labels cost, in accuracy by their clean labels.
 
-    The best configuration's minus the chosen one's: a diagnostic, nothing is chosen by it.
+    The best configuration's minus the chosen one's: a diagnostic, nothing is chosen by it. An upper
+    estimate, since the best is chosen and measured on the same images.
     """
 
     method: str
@@ -164,7 +165,7 @@ class Regret:
     each: tuple[float, ...]
     """of each seed"""
     estimate: Estimate | None = None
-    """over seeds; None where one seed chose for all"""
+    """over seeds, cut at 0, below which no regret is; None where one seed chose for all"""
 
 
 @dataclass(frozen=True, slots=True)

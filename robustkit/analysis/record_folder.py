@@ -17,8 +17,10 @@ from robustkit.analysis.findings import (
     not_found,
 )
 from robustkit.errors import RecordError
+from robustkit.parsing import parse_toml
 from robustkit.protocol import budget_key, default_norm, protocol_in_words
 from robustkit.protocol.file import default_target, target_of
+from robustkit.results.command import called
 from robustkit.results.finder import FEATURES, features, short_paths, told_apart
 from robustkit.results.grid import LISTED
 from robustkit.results.metadata import number as numeric
@@ -44,7 +46,8 @@ def findings_of_records(study: Study, folder: Path, command: str) -> Findings:
     best_first = sorted(records, key=lambda path: records[path].standing, reverse=True)
     headers = {path: records[path].header for path in best_first}
     asked = [analysis for analysis in study.analyses if analysis.factor != "cost"]
-    taken = {a.name: _taken(a, headers, whatever=_free(study, a)) for a in asked}
+    chosen = study.changes.get("test", {}).get("data")  # by the command's option
+    taken = {a.name: _taken(a, headers, chosen, whatever=_free(study, a)) for a in asked}
     found = [(a, n) for a in asked for n in _numbers(study, a, taken[a.name].headers)]
     numbers = [n for a, n in found if _wanted(a, n)]
     if not numbers:
@@ -100,10 +103,10 @@ def _other_images(study: Study, headers: Iterable[Mapping[str, Any]]) -> Iterabl
     """That the images are not those that the study's claims are about."""
     if not study.claims:
         return
-    tested = study.tested
-    for name in dict.fromkeys(header["data"]["name"] for header in headers):
-        if name != tested.data:
-            yield f"The study's claims are about {tested.data}; these evaluations are of {name}."
+    own = parse_toml(study.text)["test"]["data"]  # as the file has it, whatever is chosen here
+    others = (h["data"]["name"] for h in headers if not called(own, h["data"]))
+    for name in dict.fromkeys(others):
+        yield f"The study's claims are about {own}; these evaluations are of {name}."
 
 
 def _data_of(headers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -132,13 +135,21 @@ def _free(study: Study, analysis: Analysis) -> bool:
 
 
 def _taken(
-    analysis: Analysis, headers: Mapping[Path, Mapping[str, Any]], *, whatever: bool
+    analysis: Analysis,
+    headers: Mapping[Path, Mapping[str, Any]],
+    data: str | None,
+    *,
+    whatever: bool,
 ) -> _Taken:
     """The evaluations that fit, under the condition under which most networks were evaluated.
 
-    Of two of one network, or of two conditions, that counts which comes first.
+    Of two of one network, or of two conditions, that counts which comes first. Of other data sets
+    than `data` none fits, where one is chosen.
     """
-    reasons = {path: _unfit(analysis, header, whatever) for path, header in headers.items()}
+    reasons = {
+        path: _unchosen(data, header) or _unfit(analysis, header, whatever)
+        for path, header in headers.items()
+    }
     largest = max((budget_key(text)[0] for text in analysis.levels), default=inf)
     if analysis.factor != "epsilon":
         largest = 0
@@ -180,6 +191,13 @@ def _left_out(taken: Iterable[_Taken], headers: Mapping[Path, Mapping[str, Any]]
         more = len(names) - LISTED
         shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
         yield f"Left out, since {reason}: {listed(shown)}."
+
+
+def _unchosen(data: str | None, header: Mapping[str, Any]) -> str:
+    """Why an evaluation is of another data set than the chosen one, in words; "" if it is not."""
+    if data is None or called(data, header["data"]):
+        return ""
+    return f"--data chooses {data}, not {header['data']['name']}"
 
 
 def _unfit(analysis: Analysis, header: Mapping[str, Any], whatever: bool) -> str:

@@ -9,7 +9,6 @@ from math import log10
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from robustkit.analysis.contrast import (
     at_chance,
@@ -41,7 +40,7 @@ from robustkit.protocol import budget_key, protocol_in_words
 from robustkit.protocol.norms import symbol
 from robustkit.results.records import Record, precision_of
 from robustkit.results.replicates import Replicates
-from robustkit.results.rows import Rows
+from robustkit.results.rows import Rows, searched_up_to
 from robustkit.spec import CHOSEN, TRAINED, Analysis, Study
 from robustkit.statistics import (
     Comparison,
@@ -61,7 +60,6 @@ WORDS = {
 }
 NO_ATTACK = "0"
 """the level of a robustness curve at which nothing is attacked"""
-Right = npt.NDArray[np.bool_]
 
 
 class AnalysisTable:
@@ -271,17 +269,23 @@ class AnalysisTable:
         log = self.analysis.log and min(value.x for value in values) > 0
         x = [log10(value.x) if log else value.x for value in values]
         seed = digest(self.study.digest, self.analysis.name, method, "area")
-        made = curve(right, x, np.random.default_rng(int(seed[:16], 16)))
+        rng = np.random.default_rng(int(seed[:16], 16))
+        # only a robustness curve has the same weights at all levels: along a training, too, each
+        # level has others, and what they vary by from pass to pass hardly correlates
+        same = self.analysis.factor == "epsilon"
+        made = curve(right, x, rng, same_networks=same)
         bands = dict(zip(made.x, made.points, strict=True))
         banded = tuple(replace(v, band=bands[at]) for v, at in zip(values, x, strict=True))
         return Line(method, banded, made.area, self._median(method))
 
     def _median(self, method: str) -> Estimate | None:
-        """The median smallest perturbation, where there are perturbations."""
+        """The median smallest perturbation, where there are perturbations and it is known."""
         own = [n.path for n in sorted(self.numbers, key=by_seed) if n.method == method and n.path]
         if self.analysis.factor != "epsilon" or not own:
             return None
-        return median_over_seeds(np.stack([self.records.distances(path) for path in own]))
+        found = median_over_seeds(np.stack([self.records.distances(path) for path in own]))
+        known = min(searched_up_to(self.records.rows(path).header) for path in own)
+        return found if found.value <= known else None
 
     def gallery(self) -> Gallery | None:
         """What an attack on the first network of the baseline found, if it found anything."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         Square,
     )
 
-REVISION = 12
+REVISION = 13
 """Raised whenever a change here can change a row; part of every evaluation's digest. Whether
 an answer is on file must not wait for torch, so that it stands here."""
 KINDS = (

@@ -6,7 +6,6 @@ came back: finite logits, pixels in [0, 1], distance within the budget, predicti
 
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ from robustkit.attacks.fixed_budget import FixedBudgets
 from robustkit.attacks.forecast import BlockForecast, Experience
 from robustkit.attacks.inside import uncopied
 from robustkit.attacks.minimal_norm import MinimalNorm
-from robustkit.attacks.passes import CountedNetwork
-from robustkit.attacks.search import Search
 from robustkit.attacks.spatial import SpatialAttack
 from robustkit.attacks.step_model import SearchNetwork, StepModel
 from robustkit.attacks.targets import likeliest
@@ -93,7 +90,7 @@ def attack_block(
                 position,
                 step_model,
                 batch_size,
-                _wrong_classes(search, step_model, verifier, protocol, batch_size),
+                likeliest(step_model.clean, outcomes.classes),
                 any(other is not None and other.compares for other in searches[position + 1 :]),
                 forecast,
             ).run()
@@ -102,26 +99,6 @@ def attack_block(
             MinimalNorm(*given, clean).run()
     progress(1.0)
     return outcomes
-
-
-def _wrong_classes(
-    search: Search[Any],
-    step_model: StepModel,
-    verifier: Verifier,
-    protocol: Protocol,
-    batch_size: int,
-) -> Tensor:
-    """Which the search heads for, of the images that may be attacked; of the others anything."""
-    block, classes = verifier.block, verifier.outcomes.classes
-    wrong = likeliest(step_model.clean, classes)
-    rows = verifier.outcomes.attacked(protocol).to(wrong.device)
-    if search.targets:
-        for some in batches(rows, batch_size):
-            given = (block.images[some], classes[some], step_model.clean[some])
-            network = CountedNetwork(step_model.network.exact, verifier.victim.passes, some)
-            found = search.wrong_classes(network, *given)
-            wrong[some, : found.shape[1]] = found
-    return wrong
 
 
 def _seconds(network: torch.nn.Module, images: Tensor) -> float:

@@ -143,9 +143,10 @@ class FabSearch(Search[FabBuffers], foolbox.attacks.base.MinimizationAttack):  #
         """Value and slope of the boundary that each row steps to, N and N × D."""
         if value.ndim == 1:
             return value, gradient
-        steepness = length(gradient.double(), DUAL[self.norm])
+        # class by class: all gradients in float64 would be twice as large as they are
+        steepness = [length(slope.double(), DUAL[self.norm]) for slope in gradient.unbind(1)]
         # distance to each class's linearised boundary, in the norm, by the dual norm of its slope
-        gap = value.double().abs() / steepness.clamp(min=1e-300)
+        gap = value.double().abs() / torch.stack(steepness, 1).clamp(min=1e-300)
         gap = gap.scatter(1, state.classes[:, None], torch.inf)
         nearest = gap.argmin(1)
         rows = torch.arange(len(value), device=value.device)

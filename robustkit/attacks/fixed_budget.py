@@ -16,6 +16,7 @@ from robustkit.attacks.block import batches
 from robustkit.attacks.draws import generator, seed_of
 from robustkit.attacks.forecast import BlockForecast, Standing
 from robustkit.attacks.objectives import objective
+from robustkit.attacks.passes import CountedNetwork
 from robustkit.attacks.queue import Queue, Task
 from robustkit.attacks.search import Search
 from robustkit.attacks.state import B, State, join, take
@@ -70,7 +71,8 @@ class FixedBudgets(Generic[B]):
     step_model: StepModel
     batch_size: int
     wrong: Tensor
-    """wrong classes in the order in which they are headed for, N × C, where the search does so"""
+    """wrong classes in the order in which they are headed for, N × C: the likeliest first, but as
+    the search orders them of images that it attacks"""
     keeps_margins: bool
     """whether a later attack asks how close this one came"""
     forecast: BlockForecast
@@ -83,12 +85,26 @@ class FixedBudgets(Generic[B]):
         proven = self.verifier.outcomes.proven.tolist()
         ends = zip(proven, self._succeeded_from(images), strict=True)
         open_levels = [range(first, stop) for first, stop in ends]
+        self._order_classes(torch.tensor([bool(levels) for levels in open_levels]))
         attempts = self.search.attempts(self.step_model.clean.shape[1])
         queue = Queue(open_levels, attempts, self.protocol.search, self.position > 0)
         self.forecast.begin(self.position, open_levels)
         while len(queue) or self.refuted:
             self._drain(queue)
             self._verify(queue)
+
+    def _order_classes(self, attacked: Tensor) -> None:
+        """Have the search order its classes, of the images that it will attack and of no others."""
+        if not self.search.targets:
+            return
+        verifier, step_model = self.verifier, self.step_model
+        images, classes = verifier.block.images, verifier.outcomes.classes
+        for some in batches(attacked.nonzero()[:, 0], self.batch_size):
+            there = some.to(images.device)
+            network = CountedNetwork(step_model.network.exact, verifier.victim.passes, some)
+            given = (images[there], classes[there], step_model.clean[there])
+            found = self.search.wrong_classes(network, *given)
+            self.wrong[there, : found.shape[1]] = found
 
     def _succeeded_from(self, rows: Tensor) -> list[int]:
         """The smallest level at which a success is known of each image, by its distance."""
@@ -107,6 +123,7 @@ class FixedBudgets(Generic[B]):
             slots, found = self._without_ended(queue, slots, found)
             if len(slots):
                 self._advance(slots, found)
+            del found  # its gradients, of which FAB has one a class: the next pass makes its own
             waiting = len(queue) + sum(map(len, self.refuted))
             if waiting < self.batch_size - len(slots) and self._needs_verdicts(queue, len(slots)):
                 self._verify(queue)

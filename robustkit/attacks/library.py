@@ -3,8 +3,7 @@
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +13,7 @@ import torch
 from robustkit.attacks.victim import draws_at_random
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.network import answer
-from robustkit.seeding import torch_seeded
+from robustkit.seeding import seeded
 
 # foolbox imports GitPython, whose import fails where there is no git executable
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -206,21 +205,6 @@ def goal(criterion: Any) -> Goal:
         f"the criterion {type(criterion).__name__} is not supported; use Misclassification "
         "or TargetedMisclassification"
     )
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that foolbox and networks draw from; restore them after."""
-    state = np.random.get_state()  # noqa: NPY002  foolbox draws from this very state
-    own = random.getstate()
-    try:
-        with torch_seeded(seed, device):
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-        random.setstate(own)
 
 
 def drawn(work: Callable[[], T], seed: int, device: torch.device) -> tuple[T, list[bytes]]:

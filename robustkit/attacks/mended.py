@@ -184,15 +184,16 @@ class MendedDeepFool(foolbox.attacks.base.MinimizationAttack):  # type: ignore[m
     def _step(self, x: Tensor, logits: Tensor, classes: Tensor, others: Tensor) -> Tensor:
         """To the nearest of the linearised boundaries, and a hair further; N × C × H × W."""
         gaps = (logits.gather(1, others) - logits.gather(1, classes[:, None])).unbind(1)
-        slopes = [gradient_of(g.sum(), x, retain_graph=g is not gaps[-1]) for g in gaps]
-        slope = torch.stack(slopes, 1)
-        # where one has no number `foolbox_model` makes it 0, and so where it is too small for one
-        lengths = length(slope.flatten(2).double(), DUAL[self.norm])
-        distances = torch.stack(gaps, 1).detach().double().abs() / lengths
-        distances = torch.where(lengths > 0, distances, torch.inf)
-        nearest = distances.argmin(1)
-        rows = torch.arange(len(x), device=x.device)
-        slope, far = slope[rows, nearest], distances[rows, nearest].to(x) + PAST
+        slope, nearest = torch.zeros_like(x), torch.full_like(gaps[0], torch.inf).double()
+        for gap in gaps:  # the nearest so far is kept alone: gradients are as large as the images
+            own = gradient_of(gap.sum(), x, retain_graph=gap is not gaps[-1])
+            # where one has no number `foolbox_model` makes it 0, and so where it is too small
+            steepness = length(own.flatten(1).double(), DUAL[self.norm])
+            far = gap.detach().double().abs() / steepness
+            far = torch.where(steepness > 0, far, torch.inf)
+            slope = torch.where(column(far < nearest, x), own, slope)
+            nearest = nearest.minimum(far)
+        far = nearest.to(x) + PAST
         far = torch.where(far.isfinite(), far, 0)  # no slope leads anywhere
         step = column(far, x) * slope.sign() if self.norm == "linf" else of_length(slope, far)
         return step

@@ -21,7 +21,7 @@ from robustkit.attacks.verdicts import Verifier
 from robustkit.attacks.victim import Victim
 from robustkit.errors import EvaluationFailed
 from robustkit.network import answer, asked
-from robustkit.protocol import Attack, Boundary, DeepFool, HopSkipJump, Protocol
+from robustkit.protocol import Attack, Boundary, DeepFool, HopSkipJump, Protocol, SigmaZero
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
 """kinds whose foolbox code shares draws and norms over the batch: image by image, so that a result
@@ -107,9 +107,10 @@ class MinimalNorm:
     def _answer(self, adversary: Any, batch: Tensor) -> Tensor | None:
         """What the attack returns; None if it found no point to start from."""
         images = self.verifier.block.images[batch.to(self.verifier.block.images.device)]
-        model, criterion = self._asked(batch, images)
+        model, criterion, counted = self._asked(batch, images)
+        how = {"only": counted.only} if isinstance(self.attack, SigmaZero) else {}
         try:
-            return self._ran(adversary, batch, model, images, criterion)
+            return self._ran(adversary, batch, model, images, criterion, **how)
         except _NoStart:
             pass  # HopSkipJump and Boundary: noise of every strength left the prediction alone
         row, outcomes = int(batch[0]), self.verifier.outcomes
@@ -122,14 +123,13 @@ class MinimalNorm:
             return None
         return self._ran(adversary, batch, model, images, criterion, starting_points=start)
 
-    def _asked(self, batch: Tensor, images: Tensor) -> tuple[Any, Any]:
-        """The network as the attack asks it, and what it is to make of images N × C × H × W."""
+    def _asked(self, batch: Tensor, images: Tensor) -> tuple[Any, Any, CountedNetwork]:
+        """The network as the attack asks it, what it is to make of images, and who counts."""
         victim, classes = self.verifier.victim, self.verifier.outcomes.classes
         classes = classes[batch.to(images.device)]
         kind = foolbox.TargetedMisclassification if victim.targeted else foolbox.Misclassification
-        model: torch.nn.Module = CountedNetwork(
-            victim.model, victim.passes, batch, self._ended(classes)
-        )
+        counted = CountedNetwork(victim.model, victim.passes, batch, self._ended(classes))
+        model: torch.nn.Module = counted
         criterion, random = kind(classes), victim.votes > 1
         decides = isinstance(self.attack, ONE_BY_ONE)
         if random and not decides:
@@ -139,11 +139,7 @@ class MinimalNorm:
             model = _Held(model, self.verifier.block, images)
         if random and decides:
             model, criterion = DecidedOnce(model, victim.votes), criterion & Elsewhere(images)
-        return foolbox_model(model, images.device, partial(self._broken, batch)), criterion
-
-    def _broken(self, batch: Tensor, rows: Tensor) -> None:
-        """Told which images of a batch have a gradient that is no finite number."""
-        self.verifier.victim.passes.add(batch[rows], 0, 0, 1)
+        return foolbox_model(model, images.device, counted.broken), criterion, counted
 
     def _ran(
         self, adversary: Any, batch: Tensor, model: Any, images: Tensor, criterion: Any, **how: Any

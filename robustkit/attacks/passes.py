@@ -56,7 +56,8 @@ class CountedNetwork(torch.nn.Module):
     """A network whose passes are counted as those of some images, in whole batches of them.
 
     `ended` tells from logits N × K which images the attack has done with: from then on they cost
-    nothing, and are passed along since foolbox's code knows whole batches only.
+    nothing, not even that pass's gradients, and are passed along since foolbox's code knows whole
+    batches only. An attack that knows better says so (`only`).
     """
 
     def __init__(
@@ -77,11 +78,19 @@ class CountedNetwork(torch.nn.Module):
     def forward(self, x: Tensor) -> Any:
         """As the network."""
         logits = answer(self.network, x)
-        rows = self._rows[self._active]
         # an attack that asks for several points of an image at once has it alone in its batch
-        self._passes.add(rows, len(x) // len(self._rows))
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self._passes.add(rows, 0, 1))
+        self._passes.add(self._rows[self._active], len(x) // len(self._rows))
         if self._ended is not None:
             self._active = self._active & ~self._ended(logits.detach()).cpu()
+        if logits.requires_grad:
+            rows = self._rows[self._active]
+            logits.register_hook(lambda _: self._passes.add(rows, 0, 1))
         return logits
+
+    def broken(self, rows: Tensor) -> None:
+        """Told which images of the batch have a gradient that is no finite number, bool N."""
+        self._passes.add(self._rows[self._active & rows], 0, 0, 1)
+
+    def only(self, some: Tensor) -> None:
+        """From now on count some images of the batch, bool N, and none besides."""
+        self._active = some.cpu()

@@ -253,8 +253,8 @@ def _gradients(value: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         slopes = gradient(value.sum(), x)
     else:
         columns = value.unbind(1)
-        slopes = torch.stack(
-            [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns], 1
-        )
+        slopes = x.new_empty((len(x), len(columns), *x.shape[1:]))  # large: they stand here alone
+        for place, one in enumerate(columns):
+            slopes[:, place] = gradient(one.sum(), x, retain_graph=one is not columns[-1])
     none = broken(slopes)
     return (finite(slopes) if bool(none.any()) else slopes), none

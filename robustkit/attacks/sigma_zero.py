@@ -6,6 +6,7 @@ their wall, which is the answer on a linear model.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,8 @@ class _Asked:
     classes: Tensor
     targeted: bool
     norm: Norm
+    only: Callable[[Tensor], None]
+    """told of which images the next passes are, bool N"""
 
     def logits(self, change: Tensor) -> Tensor:
         """Of the changed images, N × K."""
@@ -94,12 +97,16 @@ class SigmaZeroAttack(foolbox.attacks.base.MinimizationAttack):  # type: ignore[
         return foolbox.distances.l0
 
     def run(self, model: Any, inputs: Any, criterion: Any, **kwargs: Any) -> Any:
-        """The image of fewest changes that fools; the image itself where there is none."""
+        """The image of fewest changes that fools; the image itself where there is none.
+
+        `only`, if given, is told of which images the next passes are, bool N.
+        """
         kwargs.pop("early_stop", None)
+        only = kwargs.pop("only", lambda some: None)
         foolbox.attacks.base.raise_if_kwargs(kwargs)
         classes, targeted = goal(criterion)
         model, images, _, back = unit_box(model, inputs)
-        asked = _Asked(model, images, classes, targeted, self.norm)
+        asked = _Asked(model, images, classes, targeted, self.norm, only)
         nearest = _Nearest(
             torch.zeros_like(images),
             torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device),
@@ -177,11 +184,13 @@ class SigmaZeroAttack(foolbox.attacks.base.MinimizationAttack):  # type: ignore[
         low = torch.zeros_like(asked.classes)
         high = nearest.count.clamp(max=gain.shape[1] + 1).long()
         # low entries do not fool, high ones do or need not be asked
-        while bool((high - low > 1).any()):
+        while bool((left := high - low > 1).any()):
+            asked.only(left)  # the others are passed along, and change nothing
             middle = (low + high) // 2
             chosen = (rank < middle[:, None]).view(len(gain), -1, *wall.shape[2:])
             change = torch.where(chosen, wall, 0.0)
             with torch.no_grad():
-                fooled = asked.fooled(asked.logits(change))
+                fooled = asked.fooled(asked.logits(change)) & left
             nearest.keep(change, asked.count(change), fooled)
             low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+        asked.only(torch.ones_like(left))

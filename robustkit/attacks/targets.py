@@ -32,10 +32,10 @@ def nearest(model: Any, images: Tensor, classes: Tensor, clean: Tensor, norm: No
         gaps = logits.gather(1, classes[:, None]) - logits.gather(1, candidates)
         if not gaps.requires_grad:  # which the search itself tells, where it needs a gradient
             return candidates
-        columns = gaps.unbind(1)
-        slopes = [gradient(c.sum(), x, retain_graph=c is not columns[-1]) for c in columns]
-        slopes = list(map(finite, slopes))  # as the search will step
-    lengths = torch.stack([length(s.flatten(1), DUAL[norm]) for s in slopes], 1)
+        columns, lengths = gaps.unbind(1), torch.empty_like(gaps, dtype=x.dtype)
+        for place, gap in enumerate(columns):  # one gradient at a time, each as large as the images
+            slope = finite(gradient(gap.sum(), x, retain_graph=gap is not columns[-1]))
+            lengths[:, place] = length(slope.flatten(1), DUAL[norm])  # as the search will step
     # a gradient that vanishes leads nowhere: its class comes last
     distances = torch.where(lengths > 0, gaps.detach() / lengths, torch.inf)
     return candidates.gather(1, distances.argsort(dim=1, stable=True))

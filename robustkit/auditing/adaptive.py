@@ -46,6 +46,9 @@ TITLES: dict[AdaptiveAttack, str] = {
     "unseen": "only images that were not trained on",
 }
 
+NEAREST = 2000
+"""images that are compared with one another, for how near other classes are"""
+
 
 def run_adaptive_attack(kind: AdaptiveAttack, context: AuditContext, rows: Tensor) -> Tensor:
     """Whether an adaptive attack fools the images of `rows` at the judged budget, N on the CPU.
@@ -155,11 +158,11 @@ def _distances(context: AuditContext, one: Tensor, other: Tensor) -> Tensor:
     ).cpu()
 
 
-def nearest_other(context: AuditContext, limit: int = 2000) -> Tensor:
-    """Distance of each of the first images to the nearest one of another class, N."""
+def nearest_other(context: AuditContext) -> Tensor:
+    """Distance of each of the first `NEAREST` images to the nearest one of another class, N."""
 
     def compute() -> Tensor:
-        rows = torch.arange(min(len(context), limit))
+        rows = torch.arange(min(len(context), NEAREST))
         labels = context.labels.cpu()
         found = []
         for part in torch.split(rows, 64):

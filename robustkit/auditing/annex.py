@@ -16,7 +16,8 @@ from robustkit.auditing.outcome import (
     worst_classes,
 )
 from robustkit.auditing.policy import complete_at
-from robustkit.auditing.wording import at_most, budget, counted, share
+from robustkit.auditing.wording import at_most, budget, counted
+from robustkit.parsing import in_percent
 from robustkit.protocol.norms import within
 from robustkit.statistics.comparison import listed
 
@@ -77,8 +78,8 @@ def _clean(audit: Audit) -> Evidence:
 def _measured(audit: Audit) -> str:
     n = counted(audit.clean.n, "image")
     return (
-        f"Clean accuracy is {share(audit.clean.value)} on {n}, with a 95\u00a0% interval; whether "
-        "the images are those of the intended use is not for an audit to say"
+        f"Clean accuracy is {in_percent(audit.clean.value)} on {n}, with a 95\u00a0% interval; "
+        "whether the images are those of the intended use is not for an audit to say"
     )
 
 
@@ -99,7 +100,7 @@ def _robust(audit: Audit) -> Evidence:
     if left is None:
         return Evidence("not covered", f"No attack completed at {size}.")
     results = ("robust", "stages", *("indicators",) * bool(audit.indicators))
-    of = f"{share(left.value)} of {counted(left.n, 'image')}"
+    of = f"{in_percent(left.value)} of {counted(left.n, 'image')}"
     found = f"{of} are still classified correctly at {size}"
     if not complete_at(audit, audit.epsilon):
         return Evidence("in part", f"{found}, but not all required attacks completed.", results)
@@ -130,7 +131,7 @@ def _corruptions(audit: Audit) -> Evidence:
     found = audit.corruptions
     if not found.rows:
         return Evidence("not covered", f"Not tried: {found.reason or 'no reason recorded'}.")
-    mean = "" if found.mean is None else f"; mean accuracy {share(found.mean)}"
+    mean = "" if found.mean is None else f"; mean accuracy {in_percent(found.mean)}"
     how = f"{counted(found.counted, 'common corruption')} on {counted(found.n, 'image')}{mean}."
     return Evidence("in part", how, ("corruptions",))
 
@@ -157,7 +158,7 @@ def _flaws(audit: Audit) -> Evidence:
     if not audit.classes:
         return Evidence("not covered", "No breakdown by class was made.")
     worst, n = worst_classes(audit.classes), len(audit.classes)
-    found, images = share(worst[0].robust.value), counted(worst[0].robust.n, "image")
+    found, images = in_percent(worst[0].robust.value), counted(worst[0].robust.n, "image")
     if len(worst) > 1:
         alike = f"{len(worst):,} of {n:,} classes alike, {found} of each"
         names = at_most([row.name for row in worst])
@@ -194,7 +195,7 @@ def _stable(audit: Audit) -> Evidence:
     if not found.levels:
         return Evidence("not covered", f"No bound: {found.reason or 'none was computed'}.")
     proved = at_most(
-        [f"{share(level.certified.value)} at ε = {level.epsilon}" for level in found.levels]
+        [f"{in_percent(level.certified.value)} at ε = {level.epsilon}" for level in found.levels]
     )
     how = f"Certified over the whole ball, of {counted(found.n, 'image')}: {proved}."
     return Evidence("in part", how, ("certificate",))

@@ -4,7 +4,6 @@ It differs from the engine's attacks on purpose. It never stops at a gradient th
 it averages where that is asked for, and it returns the best iterate.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -18,6 +17,9 @@ from robustkit.auditing.straight_through import blocked, straight_through
 from robustkit.geometry import column, project, steepest_step
 from robustkit.network import gradient as gradient_of
 from robustkit.protocol import APGD, FGSM, MIFGSM, PGD, Loss
+
+LOSSES: tuple[Loss, ...] = ("margin", "rescaled-cross-entropy")
+"""that an ascent climbs in turn, a start each"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,11 @@ def run_ascent(
     rows: Tensor,
     steps: int,
     restarts: int,
-    losses: Sequence[Loss] = ("margin", "rescaled-cross-entropy"),
     size: int | None = None,
 ) -> Tensor:
     """Whether projected ascent at the judged budget fools the images of `rows`, N on the CPU.
 
-    The first start is the image, the others are uniform in the ball; losses take turns. Steps
+    The first start is the image, the others are uniform in the ball; `LOSSES` take turns. Steps
     fall from ε/4 to ε/100. The best iterate of each start is judged by `context.fooled_at`.
     """
     # the image itself first, where a sound gradient leads out; a plateau around it is left only by
@@ -143,7 +144,7 @@ def run_ascent(
         for part in context.batches((~fooled).nonzero()[:, 0], size):
             with context.repeatable("climb", restart):
                 best = _best_iterates(
-                    context, view, rows[part], steps, restart, losses[restart % len(losses)]
+                    context, view, rows[part], steps, restart, LOSSES[restart % len(LOSSES)]
                 )
             fooled[part] = context.fooled_at(best, rows[part], size)
     return fooled

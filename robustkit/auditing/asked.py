@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from robustkit.auditing.outcome import RobustnessClaim
 from robustkit.auditing.plan import AuditPlan, parse_budget
@@ -12,8 +11,6 @@ from robustkit.auditing.verdict import claim_from, parse_claim
 from robustkit.errors import InputError
 from robustkit.protocol import Number, parse_epsilon
 from robustkit.record import Evaluation
-
-NOWHERE: Mapping[str, Path | str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +24,13 @@ class AuditQuestion:
 
 
 def audit_question(
-    claim: RobustnessClaim | str | None = None,
-    claimed_by: Evaluation | Path | str | None = None,
+    claim: RobustnessClaim | str | None,
+    claimed_by: Evaluation | Path | str | None,
     *,
-    policy: Policy | Path | str | None = None,
-    budget: str = "standard",
-    epsilon: Number | None = None,
-    told_in: Mapping[str, Path | str | None] = NOWHERE,
+    policy: Policy | Path | str | None,
+    budget: str,
+    epsilon: Number | None,
+    told_in: Mapping[str, Path | str | None],
 ) -> AuditQuestion:
     """What an audit is asked.
 

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from robustkit.auditing.completed import CompletedAudit, completed, target_of
 from robustkit.auditing.outcome import Audit, Family, IndicatorResult, Item, Stage
-from robustkit.auditing.wording import at_most, budget, counted, share, shares
+from robustkit.auditing.wording import at_most, budget, capital, counted, shares
+from robustkit.parsing import in_percent
 from robustkit.protocol import KINDS, parse_epsilon
 from robustkit.protocol.norms import symbol
 from robustkit.protocol.words import kind_in_words
@@ -94,7 +95,7 @@ def _release(ran: CompletedAudit) -> Answer:
 
 def _clean(ran: CompletedAudit) -> Answer:
     clean = ran.audit.clean
-    return Answer("done", f"{share(clean.value)} of {counted(clean.n, 'image')}.")
+    return Answer("done", f"{in_percent(clean.value)} of {counted(clean.n, 'image')}.")
 
 
 def _iterative(ran: CompletedAudit) -> Answer:
@@ -126,13 +127,9 @@ def _examined(found: Sequence[IndicatorResult]) -> Answer | None:
     if not found:
         return None
     if all(r.status == "passed" for r in found):
-        return Answer("done", f"{_capital(_results(found))}.")
+        return Answer("done", f"{capital(_results(found))}.")
     tried = _adaptive_attacks(found) or "none"
-    return Answer("did not hold", f"{_capital(_results(found))}. Adaptive attack: {tried}.")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return Answer("did not hold", f"{capital(_results(found))}. Adaptive attack: {tried}.")
 
 
 def _adaptive_attacks(found: Sequence[IndicatorResult]) -> str:
@@ -182,7 +179,7 @@ def _curve(ran: CompletedAudit) -> Answer:
         return Answer("not done", "No budget was attacked.")
     last = levels[-1]
     summary = (
-        f"{counted(len(levels), 'budget')}, down to {share(last.accuracy.value)} at ε = "
+        f"{counted(len(levels), 'budget')}, down to {in_percent(last.accuracy.value)} at ε = "
         f"{last.epsilon}"
     )
     if len(levels) > 2 and last.accuracy.value == 0:

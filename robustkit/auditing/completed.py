@@ -39,6 +39,12 @@ class CompletedAudit:
         return max(values, default=0)
 
     @property
+    def searches(self) -> list[tuple[str, list[Mapping[str, Any]]]]:
+        """Of each stage how budgets were searched, "" where there were not several, and attacks."""
+        files = [self.audit.protocols.get(stage.name, "") for stage in self.stages]
+        return [(search_of(toml), attacks_of(toml)) for toml in files]
+
+    @property
     def levels(self) -> list[Level]:
         """Accuracy at every budget that was attacked, by rising budget."""
         return sorted(self.audit.robust, key=lambda level: level.value)
@@ -74,6 +80,14 @@ def attacks_of(toml: str) -> list[Mapping[str, Any]]:
     except ValueError:
         return []
     return [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
+
+
+def search_of(toml: str) -> str:
+    """How a protocol's file says that its budgets are searched; "" where it says nothing."""
+    try:
+        return str(parse_toml(toml).get("search", ""))
+    except ValueError:
+        return ""
 
 
 def target_of(toml: str) -> str:

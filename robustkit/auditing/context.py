@@ -1,21 +1,20 @@
 """What an audit knows of a network under attack, and the passes that its indicators share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from robustkit import protocol as protocols
 from robustkit.attacks import Block, SearchNetwork, attack_block, draws_at_random, in_budget
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.library import seeded
-from robustkit.errors import EvaluationFailed, first_line
+from robustkit.errors import EvaluationFailed
 from robustkit.geometry import distance
-from robustkit.protocol import FGSM, Attack, Epsilon, Noise, Norm, Protocol
+from robustkit.protocol import Epsilon, Norm, Protocol
 
 T = TypeVar("T")
 OtherAttack = Literal["fgsm", "random", "black", "transfer"]
@@ -84,74 +83,6 @@ class AuditContext:
     """why a mask is None although its attack was asked for"""
     _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @classmethod
-    def of(
-        cls,
-        model: torch.nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        ids: Sequence[str] | None = None,
-        protocol: Protocol | str = "pgd",
-        epsilon: str | Epsilon = "",
-        *,
-        seed: int = 0,
-        black: Protocol | None = None,
-        surrogate: torch.nn.Module | None = None,
-        **known: Any,
-    ) -> "AuditContext":
-        """A context whose masks are worked out now: plain, one step, noise, and what is asked for.
-
-        Args:
-            model: as the field.
-            images: as the field.
-            labels: as the field.
-            ids: as the field; numbers where there are none.
-            protocol: the plain evaluation, or its name on the shelf.
-            epsilon: the judged budget; otherwise the protocol's first.
-            seed: of every random draw.
-            black: black-box attacks to run; without them `black` is None.
-            surrogate: a network to transfer from; without it `transfer` is None.
-            known: further fields, such as `recorded_accuracy` or `effort`.
-
-        Raises:
-            EvaluationFailed: logits of clean images that are NaN or infinite.
-        """
-        plain = protocols.load_protocol(protocol) if isinstance(protocol, str) else protocol
-        if epsilon:
-            budget = epsilon if isinstance(epsilon, Epsilon) else protocols.parse_epsilon(epsilon)
-            plain = replace(plain, epsilons=(budget,))
-        plain = replace(plain, epsilons=plain.epsilons[:1], seed=seed)
-        nothing = torch.zeros(len(images), dtype=torch.bool)
-        keys = tuple(ids or (f"image {i}" for i in range(len(images))))
-        context = cls(model, images, labels, keys, plain, nothing, nothing, **known)
-        everything = torch.arange(len(images))
-        context = replace(context, clean_right=context.right_at(images, everything))
-
-        def after(protocol: Protocol, other: torch.nn.Module | None = None) -> Tensor:
-            right = context.clean_right.clone()
-            rows = right.nonzero()[:, 0]
-            right[rows] = ~context.attacked(protocol, rows, other)
-            return right
-
-        def alone(*attacks: Attack) -> Tensor:
-            return after(replace(plain, attacks=attacks))
-
-        try:
-            survived, failed = after(plain), ""
-        except (EvaluationFailed, RuntimeError) as error:
-            survived, failed = context.clean_right, first_line(error)
-        single = None if failed else alone(FGSM())
-        return replace(
-            context,
-            plain=survived,
-            fgsm=single,
-            random=alone(Noise(20), Noise(20, "gaussian")),
-            black=None if black is None else after(replace(black, epsilons=plain.epsilons)),
-            transfer=None if surrogate is None else after(plain, surrogate),
-            failed=failed,
-            missing={"fgsm": failed} if failed else {},
-        )
-
     # --- what is asked ------------------------------------------------------------------------
 
     @property
@@ -211,14 +142,6 @@ class AuditContext:
         with torch.no_grad():
             parts = torch.split(images, size or self.batch_size)
             return torch.cat([self.model(part) for part in parts])
-
-    def right_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
-        """Whether images that stand for `rows` are classified right, on the CPU.
-
-        Raises:
-            EvaluationFailed: logits that are NaN or infinite.
-        """
-        return self._classes_at(perturbed, rows, size) == self.labels.cpu()[rows]
 
     def _classes_at(self, perturbed: Tensor, rows: Tensor, size: int | None = None) -> Tensor:
         """What images that stand for `rows` are taken for, on the CPU.

@@ -1,18 +1,19 @@
 """The rules of a policy as JUnit XML, which build servers show. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from robustkit.auditing.outcome import Audit, RuleResult
+from robustkit.auditing.policy import properties
 from robustkit.errors import shown_lines
 
 
-def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
+def junit(audit: Audit) -> str:
     """JUnit XML, as build servers read it: a test case a rule, failures with their sentence.
 
-    The rules are those that `judge_policy` gave; the same rules give the same text.
+    The same rules give the same text.
     """
-    name = f"policy for {audit.checkpoint.get('path')}"
+    name, rules = f"policy for {audit.checkpoint.get('path')}", audit.policy
     counts = {
         "name": name,
         "tests": str(len(rules)),
@@ -21,9 +22,9 @@ def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
     }
     root = ElementTree.Element("testsuites", _fit(counts))
     suite = ElementTree.SubElement(root, "testsuite", _fit(counts | {"skipped": "0"}))
-    properties = ElementTree.SubElement(suite, "properties")
-    for key, value in _properties(audit).items():
-        ElementTree.SubElement(properties, "property", _fit({"name": key, "value": value}))
+    told = ElementTree.SubElement(suite, "properties")
+    for key, value in properties(audit).items():
+        ElementTree.SubElement(told, "property", _fit({"name": key, "value": value}))
     for number, rule in enumerate(rules, 1):
         # numbered, since servers take two cases of one name for one
         case = {"classname": "robustkit.policy", "name": f"{number}. {rule.rule}"}
@@ -33,27 +34,14 @@ def junit(audit: Audit, rules: Sequence[RuleResult]) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _properties(audit: Audit) -> dict[str, str]:
-    return {
-        "checkpoint": str(audit.checkpoint.get("path")),
-        "sha256": str(audit.checkpoint.get("sha256") or "not recorded"),
-        "threat": f"{audit.norm}:{audit.epsilon}",
-        "verdict": audit.verdict.word,
-    }
-
-
 def _outcome(case: ElementTree.Element, rule: RuleResult) -> None:
     if rule.passed:
-        ElementTree.SubElement(case, "system-out").text = _whole(rule.sentence)
+        ElementTree.SubElement(case, "system-out").text = shown_lines(rule.sentence)
         return
     failure = _fit({"message": rule.sentence, "type": "policy"})
-    ElementTree.SubElement(case, "failure", failure).text = _whole(rule.sentence)
+    ElementTree.SubElement(case, "failure", failure).text = shown_lines(rule.sentence)
 
 
 def _fit(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {key: _whole(value) for key, value in attributes.items()}
-
-
-def _whole(text: str) -> str:
     """With escapes for what XML 1.0 cannot hold, and whatever else is not printable."""
-    return shown_lines(text)
+    return {key: shown_lines(value) for key, value in attributes.items()}

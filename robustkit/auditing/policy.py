@@ -19,12 +19,12 @@ from robustkit.auditing.wording import (
     in_points,
     listed,
     sentence,
-    share,
     shares,
     tolerance,
 )
 from robustkit.errors import InputError, ProtocolError, UnknownName
 from robustkit.files import build, read_toml
+from robustkit.parsing import in_percent
 from robustkit.protocol import parse_epsilon, parse_norm
 from robustkit.protocol.norms import symbol
 from robustkit.statistics import Comparison, Estimate
@@ -193,6 +193,16 @@ def _threat(text: str, where: str) -> tuple[str, str]:
         raise InputError(str(error)) from error
 
 
+def properties(audit: Audit) -> dict[str, str]:
+    """What build servers and code hosts are told of an audit beside its rules."""
+    return {
+        "checkpoint": str(audit.checkpoint.get("path")),
+        "sha256": str(audit.checkpoint.get("sha256") or "not recorded"),
+        "threat": f"{audit.norm}:{audit.epsilon}",
+        "verdict": audit.verdict.word,
+    }
+
+
 def judge_policy(policy: Policy, audit: Audit) -> tuple[RuleResult, ...]:
     """Each rule with whether it holds and one sentence with the numbers.
 
@@ -250,8 +260,9 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
         found = level.accuracy
         return False, (
             f"not all required attacks completed at {budget(norm, size)} (not: "
-            f"{at_most([stage.title for stage in missing])}), so that the {share(found.value)} of "
-            f"{counted(found.n, 'image')} that are still classified correctly are no finding"
+            f"{at_most([stage.title for stage in missing])}), so that the "
+            f"{in_percent(found.value)} of {counted(found.n, 'image')} that are still classified "
+            "correctly are no finding"
         )
     what = f"are still classified correctly at {budget(norm, size)}"
     return _bound(level.accuracy, rule.at_least, rule.confidence, what)
@@ -302,7 +313,7 @@ def _bound(estimate: Estimate, at_least: float, confidence: float, what: str) ->
     bound, required = shares(low, at_least)
     way = "reaches" if passed else "is below"
     return passed, (
-        f"{share(estimate.value)} of {counted(estimate.n, 'image')} {what}; the one-sided "
+        f"{in_percent(estimate.value)} of {counted(estimate.n, 'image')} {what}; the one-sided "
         f"{100 * confidence:.6g}\u00a0% lower bound, {bound}, {way} the {required} required"
     )
 

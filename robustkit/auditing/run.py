@@ -254,7 +254,7 @@ class _AuditRun:
             self._begin(f"indicator: {indicator.name}", n)
 
         with suppress(OutOfTime):  # what was read so far counts
-            run_indicators(self._context(attacked, range(n)), limits, done, runs, begin)
+            run_indicators(self._context(attacked, range(n)), limits, runs, begin, done)
         self._count_adaptive(attacked, runs.values(), n)
         read = [runs[i.name].result for i in INDICATORS if i.name in runs]
         return (*read, *(i.without_result(TIME_UP) for i in INDICATORS if i.name not in runs))

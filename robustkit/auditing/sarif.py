@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from robustkit.auditing.outcome import Audit, RuleResult
+from robustkit.auditing.policy import properties
 from robustkit.errors import shown
 from robustkit.files import digest
 
@@ -26,12 +27,13 @@ _ESCAPES = str.maketrans({"{": "{{", "}": "}}", "[": "\\[", "]": "\\]"})
 """of a message: what would be a placeholder (section 3.11.5) or a link (3.11.6)"""
 
 
-def sarif(audit: Audit, rules: Sequence[RuleResult], policy: Path) -> str:
+def sarif(audit: Audit, policy: Path) -> str:
     """SARIF: all rules of the policy, and a result for each that failed, at its place in the file.
 
     The same audit and file give the same text. A rule's fingerprint hangs on the rule and on the
     checkpoint's path, so that a code host recognises a failure when it comes again.
     """
+    rules = audit.policy
     places = _lines(policy, len(rules))
     results = [
         _result(audit, rules[: number + 1], policy, line)
@@ -49,7 +51,7 @@ def sarif(audit: Audit, rules: Sequence[RuleResult], policy: Path) -> str:
         "automationDetails": {"id": f"robustkit-audit/{shown(str(audit.checkpoint.get('path')))}/"},
         "columnKind": "unicodeCodePoints",
         "results": results,
-        "properties": _properties(audit),
+        "properties": {name: shown(value) for name, value in properties(audit).items()},
     }
     log = {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
     return json.dumps(log, indent=2, allow_nan=False) + "\n"
@@ -105,12 +107,3 @@ def _lines(policy: Path, count: int) -> list[int]:
         lines = []
     found = [n for n, line in enumerate(lines, 1) if "".join(line.split()).startswith(HEADER)]
     return found if len(found) == count else [1] * count
-
-
-def _properties(audit: Audit) -> dict[str, str]:
-    return {
-        "checkpoint": shown(str(audit.checkpoint.get("path"))),
-        "sha256": str(audit.checkpoint.get("sha256") or "not recorded"),
-        "threat": f"{audit.norm}:{audit.epsilon}",
-        "verdict": audit.verdict.word,
-    }

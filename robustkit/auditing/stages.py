@@ -334,10 +334,10 @@ class _StageRunner:
                 found_by=by,
                 forward=None if cost is None else cost.forward,
                 backward=None if cost is None else cost.backward,
-                seconds=float(found.run["seconds"]),
+                seconds=found.run["seconds"],
                 digest=found.digest,
             )
-            levels = _levels(found, protocol) if everything else ()
+            levels = _levels(found) if everything else ()
             attacked.stages.append(self._completed(stage, protocol, levels))
 
     def _completed(self, stage: Stage, protocol: Protocol, levels: tuple[Level, ...] = ()) -> Stage:
@@ -433,7 +433,7 @@ def _title(
     return next((s + on for s in starts if s not in taken and s + on not in taken), starts[-1] + on)
 
 
-def _levels(found: Evaluation, protocol: Protocol) -> tuple[Level, ...]:
+def _levels(found: Evaluation) -> tuple[Level, ...]:
     points = found.robust("exact")
     return tuple(Level(p.epsilon.text, float(p.epsilon), p.accuracy) for p in points)
 

@@ -4,8 +4,7 @@ The keys are the names of the fields of `outcome.py`; what each means stands in 
 Numbers that are not finite become null: JSON has no name for them.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from math import isfinite
@@ -15,7 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustkit.auditing.outcome import Audit
 from robustkit.errors import InputError, RecordError, UnknownName
-from robustkit.files import read_json, shipped
+from robustkit.files import is_file, read_json
+from robustkit.protocol import Epsilon, parse_epsilon
+from robustkit.results.records import Record, may_be_one
 from robustkit.seals import KEY, sealed, unsealed
 
 SCHEMA_NAME = "robustkit.audit/1"
@@ -28,7 +29,7 @@ _MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("i
 
 
 def encoded(audit: Audit) -> dict[str, Any]:
-    """The JSON object of an audit; see `audit_schema` for what each key means."""
+    """The JSON object of an audit; see `reports/audit-1.schema.json` for what each key means."""
     own = {key: value for key, value in _plain(audit).items() if key not in LEFT_OUT}
     return sealed({"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own})
 
@@ -69,10 +70,70 @@ def read_audit(path: Path) -> Audit:
     return decoded(found, str(path))
 
 
-def audit_schema() -> dict[str, Any]:
-    """The shipped JSON Schema (draft 2020-12) of an audit."""
-    path = shipped("reports") / "audit-1.schema.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+def check_replaces(
+    path: Path,
+    checkpoint: Mapping[str, Any],
+    data: Mapping[str, Any],
+    norm: str,
+    epsilon: Epsilon,
+) -> None:
+    """Nothing, if an audit may be written to `path`: nothing is there, or an audit of the same.
+
+    That is of the same network, data set and budget. It may judge another claim, or with another
+    effort, which takes more images of the set or fewer.
+
+    Args:
+        path: of the audit's JSON.
+        checkpoint: of the audit, as its JSON is to have it.
+        data: likewise.
+        norm: of the judged budget.
+        epsilon: that budget.
+
+    Raises:
+        RecordError: an audit of something else is there, or what is none.
+    """
+    if not is_file(path):
+        return
+    advice = "give another --out, or remove it"
+    try:
+        found = read_json(path)
+    except InputError as error:
+        raise RecordError(f"{error}; {advice}") from error
+    try:
+        others = list(_others(found, checkpoint, data, norm, epsilon))
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path}: not an audit ({SCHEMA_NAME}); {advice}") from error
+    if others:
+        raise RecordError(f"{path}: holds the audit {', '.join(others)}; {advice}")
+
+
+def _others(
+    found: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    data: Mapping[str, Any],
+    norm: str,
+    epsilon: Epsilon,
+) -> Iterator[str]:
+    """What an audit on file is of, as far as that is something else."""
+    if found["schema"] != SCHEMA_NAME:
+        raise ValueError
+    made, images, size = found["checkpoint"], found["data"], parse_epsilon(found["epsilon"])
+    readable = made["weights"] and checkpoint["weights"]
+    records = [Record({"checkpoint": one}, Path()) for one in (made, checkpoint)]
+    if not may_be_one(records) or not (readable or made["path"] == checkpoint["path"]):
+        called = [one["path"] for one in (made, checkpoint)]
+        yield f"of {'another network called ' if called[0] == called[1] else ''}{called[0]}"
+    if not of_one_set(images, data):
+        called = [f"{one['name']} {one['split']}" for one in (images, data)]
+        yield f"on {'other images of ' if called[0] == called[1] else ''}{called[0]}"
+    if (found["norm"], size.exact) != (norm, epsilon.exact):
+        yield f"at {found['norm']} {size.text}"
+
+
+def of_one_set(images: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether the data of two headers are the same images, or more or fewer of the same set."""
+    same, *known = (images[key] == data[key] for key in ("digest", "name", "split", "n"))
+    return same or known == [True, True, False]
 
 
 def _plain(value: object) -> Any:

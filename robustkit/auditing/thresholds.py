@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from robustkit.errors import InputError
 from robustkit.files import build, read_toml, shipped
 
 
@@ -42,33 +40,12 @@ class Thresholds:
     """an adaptive attack that lowers robust accuracy by less resolves its indicator"""
 
 
-def shelf() -> Path:
-    """The shipped file."""
-    return shipped("reports") / "audit" / "thresholds.toml"
-
-
-def load_thresholds(path: Path | None = None) -> dict[str, float]:
-    """Thresholds by the indicators' names: the shipped ones, and above them those of a file.
-
-    Raises:
-        InputError: not TOML, an unknown key (with a did-you-mean), a wrong type, or NaN.
-    """
-    return checked({} if path is None else read_toml(path), str(path or shelf()))
-
-
 def checked(own: Mapping[str, object], where: str) -> dict[str, float]:
-    """Thresholds by the indicators' names, with some keys of the file changed.
+    """Thresholds by the indicators' names: the shipped ones, with some keys of the file changed.
 
     Raises:
-        InputError: as `load_thresholds`.
+        InputError: an unknown key (with a did-you-mean), a wrong type, or no finite number.
     """
-    values = asdict(build(Thresholds, read_toml(shelf()) | dict(own), where))
-    for key, value in values.items():
-        if value != value:
-            raise InputError(f"{where}: {key}: expected a number, got nan")
-    return named(values)
-
-
-def named(values: Mapping[str, float]) -> dict[str, float]:
-    """Keys of the file as names of indicators."""
-    return {key.replace("_", "-"): value for key, value in values.items()}
+    values = read_toml(shipped("reports") / "audit" / "thresholds.toml") | dict(own)
+    read = asdict(build(Thresholds, values, where))
+    return {key.replace("_", "-"): value for key, value in read.items()}

@@ -18,18 +18,19 @@ from robustkit.auditing.outcome import (
     RobustnessClaim,
     Stage,
 )
+from robustkit.auditing.stored import of_one_set
 from robustkit.auditing.wording import (
     at_most,
     budget,
     counted,
     least_points,
     sentence,
-    share,
     shares,
     tolerance,
 )
 from robustkit.errors import InputError, ProtocolError
 from robustkit.files import read_json
+from robustkit.parsing import in_percent
 from robustkit.protocol import Epsilon, parse_epsilon, parse_norm
 from robustkit.record import Evaluation, read
 from robustkit.statistics import Estimate
@@ -238,7 +239,7 @@ def _claimed(claim: RobustnessClaim, told: str = "") -> str:
 
     The quantity is named once, then only its number.
     """
-    quantity = f"{told or share(claim.accuracy)} robust accuracy"
+    quantity = f"{told or in_percent(claim.accuracy)} robust accuracy"
     at = f"at {budget(claim.norm, claim.epsilon)}"
     if PLAIN_CLAIM in claim.source:
         return f"The {quantity} that plain {_plain(claim)} finds {at}"
@@ -252,7 +253,7 @@ def _plain(claim: RobustnessClaim) -> str:
 
 def _left(survived: Estimate, told: Sequence[str] = ()) -> str:
     """What survived in words; `told` are low end, value and high end, likewise."""
-    low, value, high = told or map(share, (survived.low, survived.value, survived.high))
+    low, value, high = told or map(in_percent, (survived.low, survived.value, survived.high))
     low, high = (end.removesuffix("\u00a0%") for end in (low, high))
     return (
         f"of {counted(survived.n, 'image')}, {value} are still classified correctly "
@@ -266,7 +267,7 @@ def _first_small(reason: str) -> str:
     return reason[:1].lower() + reason[1:] if first in ("The", "No", "With") else reason
 
 
-def parse_claim(text: str, source: str = "given") -> RobustnessClaim:
+def parse_claim(text: str) -> RobustnessClaim:
     """A claim from "linf:8/255=0.45" or "l2:0.5=45%".
 
     Raises:
@@ -277,9 +278,8 @@ def parse_claim(text: str, source: str = "given") -> RobustnessClaim:
     if not equals or not colon:
         raise InputError(f"claim {text!r}: {_FORM}")
     chosen = parse_norm(norm, f"claim {text!r}")
-    return RobustnessClaim(
-        chosen, _budget(size, text).text, _accuracy(accuracy.strip(), text), source
-    )
+    right = _accuracy(accuracy.strip(), text)
+    return RobustnessClaim(chosen, _budget(size, text).text, right, "given")
 
 
 def _budget(size: str, text: str) -> Epsilon:
@@ -327,9 +327,7 @@ def claimed_elsewhere(
         key = "weights" if network.get("weights") else "sha256"
         if alike and network[key] != checkpoint[key]:
             told.append(f"the claim in {where} is of other weights than audited: {network['path']}")
-        # of the same set there may be more images or fewer
-        same, *known = (images[key] == data[key] for key in ("digest", "name", "split", "n"))
-        if not same and known != [True, True, False]:
+        if not of_one_set(images, data):
             what = f"{images['name']} {images['split']} ({images['n']:,} images)"
             told.append(f"the claim in {where} is of other images than audited: {what}")
     return told

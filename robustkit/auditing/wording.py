@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import floor
 
-from robustkit.parsing import in_percent
 from robustkit.protocol.norms import symbol
 from robustkit.statistics.comparison import capital, listed
 from robustkit.statistics.estimate import counted
@@ -18,7 +17,6 @@ __all__ = [
     "least_points",
     "listed",
     "sentence",
-    "share",
     "shares",
     "tolerance",
 ]
@@ -37,11 +35,6 @@ def shares(*values: float) -> list[str]:
         if told and len(set(texts)) == len(set(values)):
             return texts
     return [_percent(value, MOST_DIGITS) for value in values]
-
-
-def share(value: float) -> str:
-    """One share in per cent, rounded as on the page."""
-    return in_percent(value)
 
 
 def in_points(difference: float, digits: int = 1) -> str:

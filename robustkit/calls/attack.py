@@ -18,6 +18,7 @@ from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import OneByOne, classifier
+from robustkit.defaults import torch_defaults
 from robustkit.device import device as find_device
 from robustkit.device import in_float32
 from robustkit.errors import DataError, InputError, ProtocolError, quoted
@@ -41,6 +42,7 @@ INSTEAD = ", or attack it with image_by_image=True"
 """what can be done where logits depend on the batch, and the network stays as it is"""
 
 
+@torch_defaults()
 def attack(
     model: Network,
     attack: Given = "pgd",
@@ -49,7 +51,7 @@ def attack(
     norm: Norm | None = None,
     target: Target = "none",
     settings: AttackSettings = (),
-    seed: int = 0,
+    seed: int | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     image_by_image: bool = False,
@@ -71,7 +73,7 @@ def attack(
         target: attack towards the next, a random or the least likely class; labels are the true
             ones all the same.
         settings: changes to the protocol's attacks: {"steps": 10}, or ["steps=10"].
-        seed: of every random draw; each call has draws of its own.
+        seed: of every random draw, otherwise the protocol's; each call has draws of its own.
         batch_size: images at once; otherwise as many as a call is given.
         device: of a checkpoint; a module stays where it is.
         image_by_image: pass images one at a time, for a network whose outputs depend on the batch.
@@ -84,7 +86,8 @@ def attack(
     chosen = target if target != "none" else found.target
     if chosen not in (known := get_args(Target)):
         raise ProtocolError(f"target {quoted(chosen)}: known are {', '.join(known)}")
-    found = replace(found, target=chosen, seed=whole_number(seed, "--seed"))
+    seed = whole_number(found.seed if seed is None else seed, "--seed")
+    found = replace(found, target=chosen, seed=seed)
     if batch_size is not None:
         batch_size = whole_number(batch_size, "batch_size", least=1)
     if len(found.epsilons) != 1:
@@ -154,7 +157,7 @@ class ModelAttack:
         protocol = replace(self.protocol, seed=key)
         names = [f"image {i}" for i in range(len(images))]
         block = Block(images.to(where), labels.to(where), names, 0)
-        with _as_it_was(self.model), seeded(key, where), in_float32():
+        with in_float32(), _as_it_was(self.model), seeded(key, where):
             outcomes = self._attacked(block, protocol) if len(images) else None
         if outcomes is None:
             self.fooled = torch.zeros(0, dtype=torch.bool, device=x.device)

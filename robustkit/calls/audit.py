@@ -9,6 +9,7 @@ from typing import Any, Literal, Unpack
 
 from robustkit.auditing import junit as junits
 from robustkit.auditing import sarif as sarifs
+from robustkit.auditing import stored
 from robustkit.auditing.asked import audit_question
 from robustkit.auditing.outcome import Audit, RobustnessClaim
 from robustkit.auditing.plan import out_of_reach
@@ -35,6 +36,7 @@ from robustkit.calls.spoken import spoken
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
 from robustkit.data.loading import corruption_splits
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import AuditBar, seen
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions
@@ -48,6 +50,7 @@ from robustkit.reporting.audit import write
 Others = Sequence[Network] | Mapping[str, Network]
 
 
+@torch_defaults()
 def audit(
     model: Network,
     data: Data | None = None,
@@ -84,7 +87,8 @@ def audit(
         found.verdict.sentence
 
     Writes audit.html, audit.json and audit.md to `out`; a repeated call goes on where the last one
-    stopped.
+    stopped. Another claim or budget takes the place of the last; a folder that holds the audit of
+    another network, of other images or at another ε is refused.
 
     Args:
         model: as for `evaluate`.
@@ -121,18 +125,17 @@ def audit(
         EvaluationFailed: the network breaks without any attack, or a certified image was fooled.
     """
     command = command or spoken("audit", audit, locals())
-    if sarif is not None and isinstance(policy, Policy):
-        raise InputError("sarif points into the rules' file; give policy as its path")
+    _check_sarif(sarif, policy)
     tracker, budget = tracking.asked(track), str(budget)
     told_in = {"--junit": junit, "--sarif": sarif}
     question = audit_question(
         claim, claim_from, policy=policy, budget=budget, epsilon=epsilon, told_in=told_in
     )
-    plan, stated = question.plan, question.claim
-    loaded = network(model)
+    plan, stated, loaded = question.plan, question.claim, network(model)
     count = (plan.images or None) if limit is None else limit
-    asked = image_options(audit, data, split, count, images)
-    dataset = asked.load(loaded)
+    asked = replace(image_options(audit, data, split, count, images), fair=limit is None)
+    given = asked.load(loaded)
+    dataset = given.shuffled()  # bounds, indicators and corruptions take the first images
     other = partial(asked.other_model, dataset, image_by_image=image_by_image)
     request = AuditRequest(
         model=evaluated(loaded, dataset, name, image_by_image=image_by_image),
@@ -148,8 +151,9 @@ def audit(
         training=_training(loaded, asked, dataset),
         published=_published(corruptions, asked, loaded, plan.corrupted),
     )
+    _check_replaces(Path(out), request)
     hopeless = out_of_reach(plan, request.threat.norm)
-    elsewhere = [*_claimed_elsewhere(claim_from, request), *hopeless]
+    elsewhere = [*_claimed_elsewhere(claim_from, request, given), *hopeless]
     options = RunOptions(batch_size, device, precision, ray=ray)
     with scratch_folder() as scratch, AuditBar() if seen(progress) else nullcontext() as bar:
         kept = isinstance(loaded, Checkpoint) or name is not None
@@ -167,13 +171,33 @@ def audit(
     return found
 
 
-def _claimed_elsewhere(source: Evaluation | Path | str | None, asked: AuditRequest) -> list[str]:
-    """Warnings where the claim was made of another network or of other images."""
+def _check_sarif(sarif: Path | str | None, policy: Policy | Path | str | None) -> None:
+    if sarif is not None and isinstance(policy, Policy):
+        raise InputError("sarif points into the rules' file; give policy as its path")
+
+
+def _claimed_elsewhere(
+    source: Evaluation | Path | str | None, asked: AuditRequest, images: Dataset
+) -> list[str]:
+    """Warnings where the claim was made of another network or of other images.
+
+    `images` are those of the audit in the order in which an evaluation has them.
+    """
     if source is None:
         return []
     where = source if isinstance(source, Evaluation) else Path(source)
-    data = {name: getattr(asked.data, name) for name in ("name", "split", "digest")}
-    return claimed_elsewhere(where, asked.model.header, data | {"n": len(asked.data)})
+    data = {name: getattr(images, name) for name in ("name", "split", "digest")}
+    return claimed_elsewhere(where, asked.model.header, data | {"n": len(images)})
+
+
+def _check_replaces(folder: Path, asked: AuditRequest) -> None:
+    """Nothing, unless a folder holds an audit of something else, which would be lost."""
+    images, threat = asked.data.distinct(), asked.threat
+    data = {name: getattr(images, name) for name in ("name", "split", "digest")}
+    data |= {"n": len(images)}
+    stored.check_replaces(
+        folder / "audit.json", asked.model.header, data, threat.norm, threat.judged
+    )
 
 
 def _write_rules(
@@ -184,9 +208,9 @@ def _write_rules(
 ) -> None:
     """The files that say how the rules came out."""
     if junit is not None:
-        write_atomic(Path(junit), junits.junit(found, found.policy).encode())
+        write_atomic(Path(junit), junits.junit(found).encode())
     if sarif is not None:
-        text = sarifs.sarif(found, found.policy, Path(str(policy)))
+        text = sarifs.sarif(found, Path(str(policy)))
         write_atomic(Path(sarif), text.encode())
 
 

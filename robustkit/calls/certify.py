@@ -19,6 +19,7 @@ from robustkit.calls.given import (
 from robustkit.calls.spoken import spoken
 from robustkit.certification import TIME_LIMIT
 from robustkit.checkpoint import Checkpoint
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import Watch, watched
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, resolve_protocol
@@ -28,6 +29,7 @@ from robustkit.protocol import Given, Norm, Number
 from robustkit.record.certification import Certification
 
 
+@torch_defaults()
 def certify(
     model: Network,
     data: Data | None = None,
@@ -36,7 +38,7 @@ def certify(
     norm: Norm | None = None,
     time_limit: float = TIME_LIMIT,
     attack: Given = "pgd",
-    seed: int = 0,
+    seed: int | None = None,
     split: str | None = None,
     limit: int | None = None,
     batch_size: int | Literal["auto"] = "auto",
@@ -61,7 +63,7 @@ def certify(
         norm: of the budget; otherwise the attack's default.
         time_limit: seconds that branch and bound may take for an image; 0 leaves it out.
         attack: tried before branch and bound, as for `evaluate`.
-        seed: of the attack's draws.
+        seed: of the attack's draws; otherwise its protocol's.
         split: as for `evaluate`, and so are limit, batch_size, device, progress and images.
         limit: only the first so many images.
         batch_size: images at once.

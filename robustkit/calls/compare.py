@@ -30,7 +30,7 @@ def compare(
     at: Levels = (),
     delta: float | None = None,
     level: float = 0.95,
-    attack: str | None = None,
+    attack: Path | str | None = None,
     norm: Norm | None = None,
     data: Path | str | None = None,
     surrogate: Path | str | None = None,
@@ -48,7 +48,8 @@ def compare(
         at: budgets ("8/255") and "clean"; everything that was evaluated where empty.
         delta: the margin of equivalence, in points: 0.5 is half a percentage point.
         level: of confidence, of all levels of one comparison together.
-        attack: evaluations by this protocol only; so norm, data and surrogate choose.
+        attack: evaluations by this protocol only, by its name, its file or the beginning of its
+            digest; so norm, data and surrogate choose.
         norm: evaluations in this norm only.
         data: evaluations on this data set only.
         surrogate: transfer attacks that were crafted on this network.
@@ -60,7 +61,7 @@ def compare(
     """
     share = None if delta is None else _share(delta, "--delta")
     levels = _levels(at)
-    query = RecordQuery(levels, attack, _text(data), _text(surrogate), norm)
+    query = RecordQuery(levels, _text(attack), _text(data), _text(surrogate), norm)
     return compare_sides(
         _sides(methods, query, baseline, runs), at=levels, delta=share, level=level
     )
@@ -74,7 +75,7 @@ def power(
     level: float = 0.95,
     family: int | None = None,
     images: int | None = None,
-    attack: str | None = None,
+    attack: Path | str | None = None,
     norm: Norm | None = None,
     data: Path | str | None = None,
     surrogate: Path | str | None = None,
@@ -115,7 +116,7 @@ def power(
         family = whole_number(family, "--family", least=1)
     if seed_sd is None and discordant is None:
         levels = _levels(at)
-        query = RecordQuery(levels, attack, _text(data), _text(surrogate), norm)
+        query = RecordQuery(levels, _text(attack), _text(data), _text(surrogate), norm)
         return needs(
             _sides(methods, query, baseline, runs),
             delta=share,
@@ -148,7 +149,7 @@ def rank(
     *names: Path | str,
     at: Level | Mapping[str, Level] = CLEAN,
     level: float = 0.95,
-    attack: str | None = None,
+    attack: Path | str | None = None,
     norm: Norm | None = None,
     surrogate: Path | str | None = None,
     runs: Path | str = "runs",
@@ -173,7 +174,7 @@ def rank(
         raise InputError("name evaluated networks: 'nets/{loss}_{data}_seed{seed}.pt'")
     given = at if isinstance(at, Mapping) else {"": at}
     levels = {"": CLEAN} | {name: _level(v) for name, v in given.items()}
-    query = RecordQuery(tuple(levels.values()), attack, None, _text(surrogate), norm)
+    query = RecordQuery(tuple(levels.values()), _text(attack), None, _text(surrogate), norm)
     return ranked(list(map(str, names)), Finder(Path(runs), query), at=levels, level=level)
 
 

@@ -10,6 +10,7 @@ from robustkit.checkpoint import Checkpoint, read_checkpoint
 from robustkit.checkpoint.recognised import Description
 from robustkit.data import load_dataset, recovered
 from robustkit.data.recovered import Flips
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import seen
 from robustkit.display.stream import FetchLines
 from robustkit.errors import InputError
@@ -17,6 +18,7 @@ from robustkit.evaluation.images import TrainedOn
 from robustkit.files import write_atomic
 
 
+@torch_defaults()
 def describe(
     checkpoint: Checkpoint | str | Path,
     *,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from robustkit import evaluation
+from robustkit import evaluation, reporting
 from robustkit.calls import tracking
 from robustkit.calls.given import (
     AttackSettings,
@@ -27,11 +27,13 @@ from robustkit.calls.given import (
 from robustkit.calls.spoken import spoken
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import Watch, watched
 from robustkit.evaluation import RunOptions
 from robustkit.evaluation.config import Prove, renewed, resolve_protocol
 from robustkit.evaluation.model import EvaluatedModel
 from robustkit.evaluation.options import Precision
+from robustkit.files import write_atomic
 from robustkit.protocol import Epsilons, Given, Norm, Target
 from robustkit.record import Evaluation, Store
 
@@ -48,7 +50,7 @@ def evaluate(
     norm: Norm | None = None,
     target: Target = "none",
     settings: AttackSettings = (),
-    seed: int = 0,
+    seed: int | None = None,
     split: str | None = None,
     limit: int | None = None,
     surrogate: Network | None = None,
@@ -63,6 +65,7 @@ def evaluate(
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
     return_adversarial: Literal[False] = False,
+    html: Path | str | None = None,
     track: str | None = None,
     progress: Watch = None,
     **images: Unpack[ImageKeywords],
@@ -76,7 +79,8 @@ def evaluate(
     return_adversarial: Literal[True],
     **asked: Any,
 ) -> tuple[Evaluation, Images]: ...
-def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords open
+@torch_defaults()  # type: ignore[misc]  # the second overload leaves its keywords open
+def evaluate(
     model: Network,
     data: Data | None = None,
     attack: Given = "pgd",
@@ -85,7 +89,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     norm: Norm | None = None,
     target: Target = "none",
     settings: AttackSettings = (),
-    seed: int = 0,
+    seed: int | None = None,
     split: str | None = None,
     limit: int | None = None,
     surrogate: Network | None = None,
@@ -100,6 +104,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
     return_adversarial: bool = False,
+    html: Path | str | None = None,
     track: str | None = None,
     progress: Watch = None,
     **images: Unpack[ImageKeywords],
@@ -123,12 +128,13 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
         norm: of the budgets; otherwise the attack's default.
         target: attack towards the next, a random or the least likely class, not any wrong one.
         settings: changes to the protocol's attacks: {"steps": 10}, or ["steps=10"].
-        seed: of every random draw.
+        seed: of every random draw; otherwise the protocol's.
         split: of the data set; "test" where nothing is given.
-        limit: only the first so many images.
+        limit: only the first so many images. Where those of a class stand together, they are
+            shuffled before, always alike: `from_arrays` with this limit has them as the rows do.
         surrogate: the network on which the attack is crafted; then it is a transfer attack.
         prove: "auto" attacks no image at budgets that it provably withstands, where bounds are
-            cheap beside the attack; "off" attacks all.
+            cheap beside the attack; "off" attacks all, which FAB's median distance may need.
         name: keeps the record of a module in memory under this name; without it nothing is kept.
         image_by_image: pass images one at a time, for a network whose outputs depend on the batch,
             which is refused without.
@@ -145,6 +151,7 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
             that was found and verified. An image for which none was found, and one that is wrong
             without any, stands as it is; `found.rows.distance` is null there, or 0. They are made
             anew each time: records hold no images.
+        html: file for a page on the result.
         track: where the result is tracked: mlflow, wandb or tensorboard, with `:WHERE`.
         progress: a function that is told how many images are done, and of how many; True for a
             bar or, off a terminal, a line a minute; False for nothing. Otherwise a bar where one
@@ -182,6 +189,8 @@ def evaluate(  # type: ignore[misc]  # the second overload leaves its keywords o
         own = evaluated(loaded, dataset, name, image_by_image=image_by_image)
         found = evaluation.run(own, dataset, protocol, folder, options, other, prove)
         found = _of(dataset, own, other, found)
+        if html is not None:
+            write_atomic(Path(html), reporting.page([found]).encode())
         tracking.track_evaluation(tracker, name_of(loaded, name), found, command)
         return (found, _adversarial(options)) if return_adversarial else found
 

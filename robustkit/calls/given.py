@@ -1,6 +1,7 @@
 """What calls from Python are given, in whatever form: networks and images."""
 
 import inspect
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from robustkit.errors import InputError, quoted
 from robustkit.evaluation.images import check_classes, check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
 from robustkit.files import whole_number
+from robustkit.models import names_code
 from robustkit.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ Data = Dataset | Iterable[Any] | str | Path
 set of torch, or a list of (image, label), which are read into memory"""
 
 
+READING = re.compile(
+    r"--(model|num-classes|mean|std|trust-program|weights|ignore|rename)\b(?: ('[^']+'|\S+:\S*\w))?"
+)
+"""an option by which a file is read, and perhaps its value: `read_checkpoint` alone has it here"""
 AttackSettings = Mapping[str, Any] | Sequence[str]
 """changes to a protocol's attacks: {"steps": 10}, or ["steps=10"] as on the command line"""
 
@@ -64,6 +70,8 @@ class ImageOptions:
     channels: int | None = None
     classes: str | Path | None = None
     """which classes of the network those of the data are"""
+    fair: bool = False
+    """refuse first images of a few classes: nobody has asked for just so many"""
 
     @property
     def form(self) -> dict[str, Any]:
@@ -95,10 +103,12 @@ class ImageOptions:
             if value is not None:
                 raise InputError(f"{option} goes with a data set's name; read it with load_dataset")
         count = None if self.limit is None else whole_number(self.limit, "--limit", least=1)
-        held = self.data if isinstance(self.data, Dataset) else from_memory(self.data, count)
+        held = self.data
+        if not isinstance(held, Dataset):
+            held = from_memory(held, count, fair=self.fair)
         if isinstance(model, Checkpoint):
             check_classes(model, held)
-        return held if count is None or count >= len(held) else held.take(range(count))
+        return held.first(count)
 
     def other_model(
         self,
@@ -148,10 +158,10 @@ def network(given: "Network", *, trust_program: bool = False) -> "Loaded":
         InputError: neither.
     """
     if isinstance(given, TrainingResult):
-        given = given.path
+        own = given.model if given.model and names_code(given.model) else None
+        return _read(given.path, own, trust_program)
     if isinstance(given, str | Path):
-        lines = FetchLines() if seen() else None
-        return read_checkpoint(given, trust_program=trust_program, progress=lines)
+        return _read(given, None, trust_program)
     if isinstance(given, Checkpoint):
         return given
     nn = sys.modules.get("torch.nn")  # without it there is no module, either
@@ -161,6 +171,33 @@ def network(given: "Network", *, trust_program: bool = False) -> "Loaded":
     raise InputError(
         f"{quoted(given)}: no network; give a torch.nn.Module, a checkpoint or its path"
     )
+
+
+def _read(path: str | Path, model: str | None, trusted: bool) -> Checkpoint:
+    """The checkpoint of a path or name, of an architecture that may be built.
+
+    Raises:
+        InputError: it cannot be read so; the message says what to do from Python.
+    """
+    lines = FetchLines() if seen() else None
+    try:
+        found = read_checkpoint(path, model=model, trust_program=trusted, progress=lines)
+        found.check_architecture()
+    except InputError as error:
+        text = str(error)
+        named = dict.fromkeys(name.replace("-", "_") for name, _ in READING.findall(text))
+        if named:
+            asked = ", ".join(f"{name}=…" for name in named)
+            how = f"; give robustkit.read_checkpoint({str(path)!r}, {asked}) in the path's place"
+            error.args = (READING.sub(_keyword, text) + how, *error.args[1:])
+        raise
+    return found
+
+
+def _keyword(option: re.Match[str]) -> str:
+    """An option of the command line as a keyword."""
+    name, value = option[1].replace("-", "_"), option[2]
+    return f"{name}={value.strip(chr(39))!r}" if value else name
 
 
 def evaluated(

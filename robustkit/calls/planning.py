@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustkit.calls.given import Data, ImageOptions, Network, evaluated, network, path_of
+from robustkit.defaults import torch_defaults
 from robustkit.evaluation import RunOptions
 from robustkit.evaluation.config import Prove, resolve_protocol
 from robustkit.evaluation.options import Precision
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from robustkit.evaluation.planning import EvaluationPlan
 
 
+@torch_defaults()
 def plan_evaluation(
     model: Network,
     data: Data | None = None,
@@ -23,7 +25,7 @@ def plan_evaluation(
     norm: Norm | None = None,
     target: Target = "none",
     settings: Sequence[str] = (),
-    seed: int = 0,
+    seed: int | None = None,
     split: str | None = None,
     limit: int | None = None,
     surrogate: Network | None = None,
@@ -32,6 +34,7 @@ def plan_evaluation(
     batch_size: int | Literal["auto"] = "auto",
     device: str = "auto",
     precision: Precision = "float32",
+    ray: str | None = None,
     out: Path | str = "runs",
     fresh: bool = False,
     save_adversarial: Path | str | None = None,
@@ -54,5 +57,5 @@ def plan_evaluation(
     if surrogate is not None:
         other = asked.other_model(dataset, surrogate, image_by_image=image_by_image)
     own = evaluated(loaded, dataset, None, image_by_image=image_by_image)
-    options = RunOptions(batch_size, device, precision, fresh, path_of(save_adversarial))
+    options = RunOptions(batch_size, device, precision, fresh, path_of(save_adversarial), ray=ray)
     return plan(own, dataset, protocol, Path(out), options, other, prove)

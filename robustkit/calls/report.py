@@ -18,6 +18,7 @@ from robustkit.analysis.record_folder import findings_of_records
 from robustkit.calls import tracking
 from robustkit.calls.given import path_of
 from robustkit.calls.spoken import spoken
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import seen
 from robustkit.display.stream import tell
 from robustkit.display.studies import StudyPlan, StudyTable
@@ -68,7 +69,8 @@ def report(
     command: str | None = None,
     progress: bool | None = None,
 ) -> Outcome: ...
-def report(  # type: ignore[misc]  # the first overload leaves its keywords open
+@torch_defaults()  # type: ignore[misc]  # the first overload leaves its keywords open
+def report(
     name: str | Path,
     *,
     out: Path | str | None = None,
@@ -111,7 +113,7 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         only_report: train nothing; report the cached results, as they were asked for.
         checkpoints: pattern of external networks: "nets/{loss}_seed{seed}.pt".
         runs: a folder of evaluations, instead of networks.
-        data: what networks are tested on.
+        data: what networks are tested on; with `runs`, evaluations on this data set only.
         data_root: where the files of known data sets stand.
         limit: only the first so many images.
         model: architecture of external networks.
@@ -143,8 +145,11 @@ def report(  # type: ignore[misc]  # the first overload leaves its keywords open
         if value is not None:
             whole_number(value, option, least=1)
     # of what is trained and evaluated, which a report of what is there is not to be asked for
-    works = given | {"--retry": retry or None, "--hours": hours, "--ray": ray, "--shared": shared}
-    works |= {"--gpus-per-cell": gpus_per_cell}
+    works: dict[str, Any] = {**given, "--retry": retry or None, "--hours": hours, "--ray": ray}
+    works |= {"--shared": shared, "--gpus-per-cell": gpus_per_cell, "--data-root": data_root}
+    works |= {"--device": None if device == "auto" else device}
+    if plan and track is not None:
+        raise InputError("--track does not go with --plan: nothing is reported")
     name, folder = str(name), Path(out or Path(name).stem)
     store, source = StudyStore(folder / "work"), path_of(runs)
     output = _Output(folder, style, width, tracking.asked(track), command)
@@ -234,13 +239,13 @@ def _check_only_report(
 def _check_of_runs(works: Mapping[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise InputError where a report of evaluations is asked for what it would ignore.
 
-    That a number of images or an architecture was asked for would stand on the page, beside
-    numbers of other ones.
+    That a number of images, an architecture or other networks were asked for would stand on the
+    page, beside numbers of other ones.
     """
-    limit, model = (
-        changes.get(s, {}).get(k) for s, k in (("test", "limit"), ("checkpoints", "model"))
-    )
-    for option, given in {**works, "--limit": limit, "--model": model}.items():
+    networks, limit = changes.get("checkpoints", {}), changes.get("test", {}).get("limit")
+    asked = {"--limit": limit, "--model": networks.get("model")}
+    asked |= {"--checkpoints": networks.get("pattern")}
+    for option, given in {**works, **asked}.items():
         if given is not None:
             raise InputError(
                 f"{option} does not go with --runs: the report is of the evaluations in it, and "

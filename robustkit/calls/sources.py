@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from robustkit.errors import InputError, cut, quoted
-from robustkit.files import write_atomic
+from robustkit.files import extended, write_atomic
 from robustkit.training.saved import state_path
 
 PACKAGES = ("site-packages", "dist-packages")
@@ -84,7 +84,7 @@ def code_of(given: Given, beside: Path, option: str) -> Code:
         raise InputError(f"{option} {cut(name)}: no function with a source of its own; {ELSE}")
     written = _Written(f"{option} {name}")
     written.add(given, name)
-    path = beside.with_name(f"{beside.stem}.{name}.py")
+    path = beside.with_name(extended(f"{beside.stem}.{name}", ".py"))
     return Code(f"{path}:{name}", (path, written.text().encode()))
 
 

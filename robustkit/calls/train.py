@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from robustkit.calls.sources import Code, Given, called, code_of
 from robustkit.calls.spoken import spoken
 from robustkit.data import Dataset, load_dataset
 from robustkit.data.noise import LabelNoise, parse_label_noise
+from robustkit.defaults import torch_defaults
 from robustkit.display.progress import TrainingBar, seen
 from robustkit.errors import InputError, UnknownName
-from robustkit.files import whole_number
+from robustkit.files import extended, whole_number
 from robustkit.parsing import checked_integer, share, spelled, whole
 from robustkit.protocol import Number
 from robustkit.training import Callbacks, TrainingConfig, TrainingOptions, TrainingResult, resolve
@@ -27,6 +29,7 @@ Settings = Mapping[str, Any] | Iterable[str]
 """{"gamma": 10}, or ["gamma=10"] as a command line has it"""
 
 
+@torch_defaults()
 def train(
     model: Given,
     data: Dataset | str | Path,
@@ -168,7 +171,7 @@ def train(
     ):
         callbacks = tracking.also(bar.callbacks if bar else Callbacks(), run)
         options = TrainingOptions(device=device, fresh=fresh, callbacks=callbacks, snapshots=passes)
-        trained = training.train(config, path, options)
+        trained = replace(training.train(config, path, options), model=names["model"])
         tracking.track_training(run, trained)
         return trained
 
@@ -297,4 +300,4 @@ def _name(
         *([str(scheme)] if scheme else []),
         f"seed{seed}",
     ]
-    return re.sub(r"[^\w.=-]+", "_", "-".join(parts)) + ".safetensors"
+    return extended(re.sub(r"[^\w.=-]+", "_", "-".join(parts)), ".safetensors")

@@ -13,7 +13,6 @@ from robustkit.certification.smoothing import (
     SmoothedCertificates,
     SmoothingNoise,
     attack_smoothed,
-    predict,
     smooth,
 )
 
@@ -31,6 +30,5 @@ __all__ = [
     "certify",
     "certify_rising",
     "decide",
-    "predict",
     "smooth",
 ]

@@ -78,20 +78,16 @@ class SmoothedCertificates:
 class AttackedSmoothed:
     """The smoothed classifier g under an attack, beside its certificate; each bool N.
 
-    Image by image certified ⇒ attacked ⇒ clean: `clean` is the confident and right prediction of
-    `smooth`, `attacked` takes away the images for which a point was found that g confidently says
-    another class of, `certified` those too.
+    `attacked` are the images whose confident prediction of `smooth` is right and for which no
+    point was found that g confidently says another class of; `certified`, a part of them, those
+    that are certified, too.
     """
 
-    epsilon: float
-    clean: npt.NDArray[np.bool_]
     attacked: npt.NDArray[np.bool_]
     certified: npt.NDArray[np.bool_]
     contradicted: npt.NDArray[np.bool_]
     """certified by `smooth`, yet broken: one of the two answers is wrong, which has probability
     2·alpha at most; such images are counted as neither"""
-    perturbed: Tensor
-    """the points tried, N × C × H × W; the image itself where g is not right"""
 
 
 def smooth(
@@ -135,45 +131,21 @@ def lower_bound(successes: int, n: int, alpha: float) -> float:
 
 
 def predict(
-    model: nn.Module,
-    images: Tensor,
-    ids: Sequence[str],
-    noise: SmoothingNoise,
-    batch_size: int = 500,
-    purpose: str = "predict",
-) -> npt.NDArray[np.int64]:
-    """PREDICT of the paper: g's class of each image, N, or `ABSTAIN`.
+    model: nn.Module, image: Tensor, name: str, noise: SmoothingNoise, batch_size: int
+) -> int:
+    """PREDICT of the paper: g's class of one image, C × H × W, or `ABSTAIN`.
 
-    The two most frequent classes among `n` draws must differ by a binomial test at alpha. Draws
-    for another `purpose` are others.
+    The two most frequent classes among `n` draws must differ by a binomial test at alpha.
 
     Raises:
-        DataError: not one id per image.
-        InputError: a model whose logits depend on the batch, or change during the work.
         EvaluationFailed: the model broke, or its logits are NaN.
     """
-    _check(images, ids)
-    with held_throughout(model, images, batch=min(batch_size, noise.n)) as asked:
-        return _predicted(asked, images, ids, noise, batch_size, purpose)
-
-
-def _predicted(
-    model: nn.Module,
-    images: Tensor,
-    ids: Sequence[str],
-    noise: SmoothingNoise,
-    batch_size: int,
-    purpose: str,
-) -> npt.NDArray[np.int64]:
     from scipy.stats import binomtest  # takes a second to import
 
-    found = np.full(len(images), ABSTAIN, np.int64)
-    for i, (image, name) in enumerate(zip(images, ids, strict=True)):
-        counts = _counts(model, image, noise, noise.n, (purpose, name), batch_size)
-        second, top = np.sort(counts)[-2:] if len(counts) > 1 else (0, counts[0])
-        if binomtest(int(top), int(top + second), 0.5).pvalue <= noise.alpha:
-            found[i] = int(counts.argmax())
-    return found
+    counts = _counts(model, image, noise, noise.n, ("verdict", name), batch_size)
+    second, top = np.sort(counts)[-2:] if len(counts) > 1 else (0, counts[0])
+    sure = binomtest(int(top), int(top + second), 0.5).pvalue <= noise.alpha
+    return int(counts.argmax()) if sure else ABSTAIN
 
 
 def attack_smoothed(
@@ -204,20 +176,17 @@ def attack_smoothed(
         raise DataError(f"{len(images)} images need as many labels and smoothed predictions")
     truth = labels.cpu().numpy()
     clean, sealed = smoothed.predicted == truth, smoothed.certified(truth, epsilon)
-    perturbed, broken, noise = images.clone(), np.zeros(len(images), np.bool_), smoothed.noise
+    broken, noise = np.zeros(len(images), np.bool_), smoothed.noise
     with held_throughout(model, images, batch=min(batch_size, noise.n)) as asked:
         for i in np.flatnonzero(clean).tolist():
-            names, label = [ids[i]], int(truth[i])
-            x = _descend(asked, images[i], label, names[0], epsilon, noise, steps, draws)
+            label = int(truth[i])
+            x = _descend(asked, images[i], label, ids[i], epsilon, noise, steps, draws)
             if not bool(in_budget(distance_of(images[i : i + 1], x, "l2"), epsilon).all()):
                 raise EvaluationFailed("the attack on the smoothed classifier left its ball")
-            perturbed[i] = x[0]
             # draws of its own, for the same reason: the attack has seen the others
-            verdict = _predicted(asked, x, names, noise, batch_size, "verdict")[0]
+            verdict = predict(asked, x[0], ids[i], noise, batch_size)
             broken[i] = verdict not in (ABSTAIN, label)
-    return AttackedSmoothed(
-        epsilon, clean, clean & ~broken, sealed & ~broken, sealed & broken, perturbed
-    )
+    return AttackedSmoothed(clean & ~broken, sealed & ~broken, sealed & broken)
 
 
 def _descend(

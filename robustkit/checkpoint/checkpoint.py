@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from robustkit import models
 from robustkit.checkpoint.metadata import CheckpointMetadata
 from robustkit.data.pipeline import Pipeline
+from robustkit.defaults import torch_defaults
 from robustkit.errors import CheckpointError
 from robustkit.showing import Shown
 
@@ -67,6 +68,21 @@ class Checkpoint(Shown, CheckpointMetadata):
         if self.unmet:
             raise CheckpointError(f"{self.path}: {self.unmet}")
 
+    @property
+    def has_architecture(self) -> bool:
+        """Whether its network can be built: something says of what architecture it is, and may."""
+        return self._network is not None
+
+    def check_architecture(self) -> None:
+        """Nothing, if its network can be built.
+
+        Raises:
+            CheckpointError: the architecture is unknown, or named only by the file itself.
+        """
+        if not self.has_architecture:
+            _no_architecture(self)
+
+    @torch_defaults()
     def load(
         self, device: "str | torch.device" = "cpu", expected: int | None = None
     ) -> "torch.nn.Module":
@@ -81,8 +97,8 @@ class Checkpoint(Shown, CheckpointMetadata):
         """
         from robustkit.checkpoint.adapter import Classifier, freeze  # torch
 
-        if self._network is None:
-            _no_architecture(self)
+        self.check_architecture()
+        assert self._network is not None
         network = self._network(device)
         classifier = Classifier(network, self.mean, self.std, self.num_classes, expected)
         return freeze(classifier).to(device)

@@ -48,6 +48,7 @@ from robustkit.checkpoint.sidecar import read_sidecar, sidecar_path
 from robustkit.checkpoint.suggestions import suggest
 from robustkit.checkpoint.weight_sets import NoSuchSet, fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
+from robustkit.defaults import torch_defaults
 from robustkit.errors import CheckpointError
 from robustkit.fetching import Progress
 from robustkit.files import open_digest
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@torch_defaults()
 def read_checkpoint(
     path: str | Path,
     *,

@@ -13,13 +13,13 @@ from pathlib import Path
 from robustkit.checkpoint.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import CheckpointMetadata, parse_metadata
 from robustkit.errors import CheckpointError, InputError
-from robustkit.files import read_toml, write_atomic
+from robustkit.files import extended, read_toml, write_atomic
 
 
 def sidecar_path(checkpoint: Path) -> Path:
     """Where the sidecar of a checkpoint stands."""
     place = checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
-    return place.with_name(f"{place.name}.toml")
+    return place.with_name(extended(place.name, ".toml"))
 
 
 def read_sidecar(checkpoint: Path) -> CheckpointMetadata:

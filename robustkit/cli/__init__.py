@@ -72,8 +72,13 @@ def main() -> NoReturn:
 
 
 def _listen(handler: Any) -> None:
+    """Handle interruptions, but none that is ignored.
+
+    A shell starts a script's `robustkit … &` with SIGINT ignored: Ctrl-C is not meant for it.
+    """
     for number in SIGNALS:
-        signal.signal(number, handler)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _command() -> int:
@@ -111,8 +116,7 @@ def _finished(status: int) -> int:
     """The status after all is written; a signal that comes later ends the process at once."""
     from robustkit.cli.output import fault
 
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        _listen(signal.SIG_DFL)
+    _listen(signal.SIG_DFL)
     if reason := fault():
         return _say(f"error: cannot write to stdout: {reason}", status or FAULT)
     return status

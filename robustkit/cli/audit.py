@@ -37,12 +37,11 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import FetchLines, check_files, check_folder, say, tell
+from robustkit.cli.output import check_files, check_folder, say, tell
 from robustkit.protocol import NORMS, Norm
 
 if TYPE_CHECKING:
     from robustkit.auditing.outcome import Audit
-    from robustkit.checkpoint import Checkpoint
 
 FAILED_POLICY = 1
 """exit status where a rule of the policy does not hold"""
@@ -137,7 +136,8 @@ def audit(
 
     Runs attacks of rising cost, certified bounds, corruptions and indicators of failed attacks.
     Writes audit.html, audit.json and audit.md to the folder of --out; a repeated command continues
-    where the last one stopped.
+    where the last one stopped, and replaces them, as does one with another claim or --budget. A
+    folder that holds the audit of another network, of other images or at another ε is refused.
     """
     _check(claim, claim_from, policy, {"--junit": junit, "--sarif": sarif}, budget, epsilon, out)
     reading = CheckpointOptions.parse(
@@ -152,20 +152,21 @@ def audit(
     images |= {"resize": resize, "crop": crop, "channels": channels, "classes": classes}
     images["interpolation"] = interpolation
     from robustkit.calls.audit import audit as audited
+    from robustkit.cli.others import read_other
 
     network = reading.read(checkpoint)
     found = audited(
         network,
         claim=claim,
         claim_from=claim_from,
-        against={path: _other(path, trust_program) for path in against or ()},
+        against={path: read_other(path, reading) for path in against or ()},
         policy=policy,
         junit=junit,
         sarif=sarif,
         budget=budget,
         norm=norm,
         epsilon=epsilon,
-        surrogate=None if surrogate is None else _other(surrogate, trust_program),
+        surrogate=None if surrogate is None else read_other(surrogate, reading),
         corruptions=corruptions,
         seed=seed,
         image_by_image=image_by_image,
@@ -199,12 +200,6 @@ def _check(
     audit_question(
         claim, claim_from, policy=policy, budget=budget, epsilon=epsilon, told_in=told_in
     )
-
-
-def _other(path: str, trust_program: bool) -> "Checkpoint":
-    from robustkit.checkpoint import read_checkpoint
-
-    return read_checkpoint(path, trust_program=trust_program, progress=FetchLines())
 
 
 def _show(found: "Audit", out: Path) -> int:

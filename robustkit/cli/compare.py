@@ -10,7 +10,6 @@ import typer
 from robustkit.cli.output import check_file, console, say, tell_warnings, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import shown
-from robustkit.parsing import in_percent
 from robustkit.protocol import Norm
 from robustkit.protocol.file import target_of
 
@@ -36,7 +35,10 @@ At = Annotated[
         help="Compare at this ε, or on clean images; repeatable; default: at all.",
     ),
 ]
-Attack = Annotated[str | None, typer.Option(help="Only evaluations with this protocol.")]
+Attack = Annotated[
+    str | None,
+    typer.Option(help="Only evaluations with this protocol: its name, FILE.toml or digest."),
+]
 InNorm = Annotated[Norm | None, typer.Option("--norm", help="Only evaluations in this norm.")]
 Data = Annotated[str | None, typer.Option(help="Only evaluations on this data set.")]
 Surrogate = Annotated[
@@ -113,6 +115,7 @@ def _table(compared: "Compared", side: "Side") -> Any:
     """Both sides and their difference at every level; cells of two lines, to fit 80 columns."""
     from rich.table import Table
 
+    from robustkit.cli.terminal import share_cell
     from robustkit.reporting.wording import ends, p_value
     from robustkit.reporting.wording import in_points as difference
 
@@ -130,18 +133,12 @@ def _table(compared: "Compared", side: "Side") -> Any:
     for one in compared.of(side):
         table.add_row(
             shown(one.level),
-            *(_cell(compared.accuracies[s.name, one.level]) for s in (baseline, side)),
+            *(share_cell(compared.accuracies[s.name, one.level]) for s in (baseline, side)),
             f"{difference(one)}\n{ends(one)}",
             p_value(one.p, one),
             one.word,
         )
     return table
-
-
-def _cell(estimate: "Estimate") -> str:
-    from robustkit.reporting.wording import interval
-
-    return f"{in_percent(estimate.value)}\n{interval(estimate)}"
 
 
 def _cost(compared: "Compared") -> Iterable[str]:
@@ -162,10 +159,19 @@ def _sentences(compared: "Compared") -> Iterable[str]:
 
 def _undecided(compared: "Compared") -> Iterable[str]:
     """What cannot be decided, and what must be known of the rest."""
-    open_ = [one for one in compared.comparisons if one.verdict == "inconclusive"]
-    if open_:
-        told = ", ".join(f"{one.a} at {_at(one.level)}" for one in open_)
-        yield f"Not decided: {told}; robustkit power tells how many seeds and images it takes."
+    from robustkit.analysis.needs import can_plan
+
+    baseline, *others = compared.sides
+    sides = {side.name: side for side in others}
+    open_: dict[bool, list[str]] = {True: [], False: []}
+    for one in compared.comparisons:
+        # a level at chance decides nothing, however many seeds there are
+        if one.verdict == "inconclusive" and not one.at_chance:
+            planned = can_plan(sides[one.a], baseline, one.level)
+            open_[planned].append(f"{one.a} at {_at(one.level)}")
+    for planned, named in open_.items():
+        if named:
+            yield f"Not decided: {', '.join(named)}; {_MORE[planned]}."
     secondary = [test for one in compared.comparisons for test in one.secondary if test.note]
     for note, smallest in dict.fromkeys((test.note, test.smallest) for test in secondary):
         tests = " and ".join(dict.fromkeys(test.test for test in secondary if test.note == note))
@@ -174,6 +180,14 @@ def _undecided(compared: "Compared") -> Iterable[str]:
             "verdicts rest on the two-way t alone."
         )
     yield from compared.notes
+
+
+_MORE = {
+    True: "robustkit power tells how many seeds and images it takes",
+    False: "two seeds or more that both share would tell how the difference varies with training, "
+    "and robustkit power how many it takes",
+}
+"""what helps where nothing is decided, by whether seeds are paired, of which a plan is made"""
 
 
 def _at(level: str) -> str:

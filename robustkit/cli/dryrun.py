@@ -3,28 +3,56 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from robustkit.cli.output import say, tell_notes, tell_warnings
+from robustkit import machine
+from robustkit.cli.output import say, tell_notes, tell_warnings, trace
 from robustkit.display.pace import span
+from robustkit.errors import RobustkitError
 from robustkit.protocol import symbol
+from robustkit.statistics.estimate import counted
 
 if TYPE_CHECKING:
-    from robustkit.cli.evaluate import EvaluationRequest
+    from robustkit.cli.evaluate import EvaluationJob, EvaluationRequest
     from robustkit.evaluation.planning import EvaluationPlan
 
 
-def show_plan(path: str, request: "EvaluationRequest", plan: "EvaluationPlan") -> None:
+def show_plans(jobs: Mapping[str, "EvaluationJob"], workers: int) -> dict[str, RobustkitError]:
+    """What would run, job by job, so many at a time; why the others would not."""
+    from robustkit.calls.planning import plan_evaluation
+    from robustkit.device import with_threads
+
+    together = min(workers, len(jobs))
+    failures: dict[str, RobustkitError] = {}
+    for name, (path, request) in jobs.items():
+        try:
+            read, asked = request.checkpoint.read(path), request.keywords()
+            if together == 1:
+                found = plan_evaluation(read, out=request.out, **asked)
+            else:  # on the processor, and on its share of the cores
+                with with_threads(machine.threads(together)):
+                    found = plan_evaluation(read, out=request.out, **asked | {"device": "cpu"})
+        except RobustkitError as error:
+            trace(error)
+            failures[name] = error
+        else:
+            _show(name, request, found, together)
+    return failures
+
+
+def _show(path: str, request: "EvaluationRequest", plan: "EvaluationPlan", together: int) -> None:
     """The plan on stdout; what was assumed, and warnings, on stderr."""
     header = plan.model.header
     tell_notes(*header["notes"], *plan.data.notes)
     tell_warnings(plan.warnings)
-    facts = dict(_facts(request, plan))
+    facts = dict(_facts(request, plan, together))
     width = max(map(len, facts))
     say(path)
     for label, text in facts.items():
         say(f"  {label:<{width}}  {text}")
 
 
-def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
+def _facts(
+    request: "EvaluationRequest", plan: "EvaluationPlan", together: int
+) -> Iterator[tuple[str, str]]:
     header, data = plan.model.header, plan.data
     size = "×".join(map(str, data.shape))
     model = header["model"] or "the file's own architecture"
@@ -38,9 +66,15 @@ def _facts(request: "EvaluationRequest", plan: "EvaluationPlan") -> Iterator[tup
     precision = request.precision
     searched = "the fastest, measured at the start" if precision == "auto" else precision
     size = "chosen for speed" if request.batch_size == "auto" else f"{request.batch_size:,}"
-    where = f"{plan.device}, {plan.threads} threads" if plan.device == "cpu" else plan.device
+    where = plan.device
+    if where.startswith("cpu"):
+        where += f", {counted(plan.threads, 'thread')}" + (" each" if "," in where else "")
+    if request.ray is not None:
+        where = f"a Ray cluster ({request.ray})"
+    if together > 1:
+        where += f"; {together} checkpoints at a time"
     yield "device", f"{where}; searches in {searched}; images per batch: {size}"
-    yield from _cost(plan)
+    yield from _cost(plan, of_cluster=request.ray is not None)
     yield "record", _record(request, plan)
 
 
@@ -72,7 +106,7 @@ def _numbers(table: Mapping[str, object]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in table.items() if key != "kind")
 
 
-def _cost(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
+def _cost(plan: "EvaluationPlan", *, of_cluster: bool) -> Iterator[tuple[str, str]]:
     each = plan.each
     passes = f"{each.forwards:,.0f} forward"
     if each.gradients:
@@ -84,4 +118,6 @@ def _cost(plan: "EvaluationPlan") -> Iterator[tuple[str, str]]:
             took, kind = plan.took.gradients, "forward and backward"
         whole = "if every image withstands every attack" if plan.passes else "in total"
         pace = f"measured just now, a pass {kind} takes {1000 * took:.3g} ms per image"
+        if of_cluster:
+            whole += ", by one worker as fast as this machine"
         yield "time", f"about {span(plan.seconds)} {whole}: {pace}"

@@ -42,7 +42,7 @@ from robustkit.cli.options import (
     Weights,
     images_per_batch,
 )
-from robustkit.cli.output import FetchLines, check_files, check_folder, tell, trace, write_json
+from robustkit.cli.output import check_files, check_folder, tell, trace, write_json
 from robustkit.cli.stepsummary import summarise
 from robustkit.errors import EvaluationFailed, InputError, RobustkitError, shown, unforeseen
 from robustkit.files import write_atomic
@@ -78,6 +78,21 @@ class EvaluationRequest:
     surrogate: str | None
     image_by_image: bool
     prove: Literal["auto", "off"]
+
+    def keywords(self) -> dict[str, Any]:
+        """What the calls from Python are asked, but for the network and the records' folder."""
+        from robustkit.cli.others import read_other
+
+        other = self.surrogate
+        surrogate = None if other is None else read_other(other, self.checkpoint)
+        same = (
+            "attack", "norm", "epsilon", "target", "settings", "seed", "prove", "image_by_image",
+            "batch_size", "device", "precision", "ray", "fresh", "save_adversarial",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in same} | {
+            "surrogate": surrogate,
+            **self.images,
+        }
 
 
 class EvaluationJob(NamedTuple):
@@ -145,7 +160,10 @@ def evaluate(
     ] = None,
     prove: Annotated[
         Literal["auto", "off"],
-        typer.Option(help="auto: do not attack what cheap bounds certify; off: attack all images."),
+        typer.Option(
+            help="auto: do not attack what cheap bounds certify; off: attack all images, which "
+            "FAB's median distance may need."
+        ),
     ] = "auto",
     interval: Annotated[
         Literal["wilson", "exact"], typer.Option(help="Kind of 95 % confidence interval.")
@@ -201,17 +219,17 @@ def evaluate(
         prove=prove,
     )
     from robustkit.calls import tracking
-    from robustkit.cli.levels import show_all
+    from robustkit.cli import dryrun, levels
 
     _check(request, {"--json": json_, "--html": html}, track, dry_run=dry_run)
     tracker = tracking.asked(track)
-    jobs = _jobs(checkpoints, request)
+    jobs = _jobs(checkpoints, request, workers)
     if dry_run:
-        return _show_plans(jobs)
+        return _status(jobs, dryrun.show_plans(jobs, workers))
     failures: dict[str, RobustkitError] = {}
     records = _evaluate_all(jobs, workers, failures)
     _write(jobs, records, failures, json_, html, interval)
-    show_all(records.values() if json_ != "-" else (), interval)
+    levels.show_all(records.values() if json_ != "-" else (), interval)
     _pass_on(tracker, records, interval)
     return _status(jobs, failures)
 
@@ -244,11 +262,13 @@ def _check(
     check_folder("--out", request.out)
 
 
-def _jobs(checkpoints: Sequence[str], request: EvaluationRequest) -> dict[str, EvaluationJob]:
+def _jobs(
+    checkpoints: Sequence[str], request: EvaluationRequest, workers: int
+) -> dict[str, EvaluationJob]:
     """The evaluations by name: one a checkpoint, or one a level of a set of corrupted images.
 
     Raises:
-        InputError: adversarial images of several are to be saved.
+        InputError: adversarial images of several are to be saved, or several take turns on GPUs.
     """
     from robustkit.data.loading import corruption_splits
 
@@ -268,6 +288,8 @@ def _jobs(checkpoints: Sequence[str], request: EvaluationRequest) -> dict[str, E
             "--save-adversarial takes one checkpoint at a time, and one corruption and severity, "
             "as --split fog-3"
         )
+    if workers > 1 and len(jobs) > 1 and (request.ray or request.device not in ("cpu", "auto")):
+        raise InputError("--workers is for one CPU; on GPUs or --ray checkpoints take turns")
     return jobs
 
 
@@ -295,12 +317,10 @@ def _in_processes(
 ) -> dict[str, "Evaluation"]:
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import active_children, get_context
+    from multiprocessing import get_context
 
-    from robustkit.parallel.processes import end_with
+    from robustkit.parallel.processes import end_with, end_workers
 
-    if any(job.request.ray or job.request.device not in ("cpu", "auto") for job in jobs.values()):
-        raise InputError("--workers is for one CPU; on GPUs or --ray checkpoints take turns")
     threads = machine.threads(workers)
     records = {}
     # spawned, not forked: torch's threads do not survive a fork
@@ -317,8 +337,7 @@ def _in_processes(
                     failures[name] = EvaluationFailed(f"{name}: its worker process died")
         except BaseException:
             # an interruption: leaving the pool would wait for all of its jobs
-            for process in active_children():
-                process.terminate()
+            end_workers(pool)
             raise
     return records
 
@@ -354,47 +373,9 @@ def evaluate_checkpoint(path: str, request: EvaluationRequest, bar: "Bar | None"
     from robustkit.calls.evaluate import evaluate as evaluated
 
     found: Evaluation = evaluated(
-        request.checkpoint.read(path), out=request.out, **_keywords(request), progress=bar or False
+        request.checkpoint.read(path), out=request.out, **request.keywords(), progress=bar or False
     )
     return found
-
-
-def _keywords(request: EvaluationRequest) -> dict[str, Any]:
-    """What the calls from Python are asked, but for the network and the folder of the records."""
-    from robustkit.checkpoint import read_checkpoint
-
-    surrogate = None
-    if request.surrogate is not None:
-        trusted = request.checkpoint.trust_program
-        fetched = FetchLines()
-        surrogate = read_checkpoint(request.surrogate, trust_program=trusted, progress=fetched)
-    same = (
-        "attack", "norm", "epsilon", "target", "settings", "seed", "prove", "image_by_image",
-        "batch_size", "device", "precision", "ray", "fresh", "save_adversarial",
-    )  # fmt: skip
-    return {name: getattr(request, name) for name in same} | {
-        "surrogate": surrogate,
-        **request.images,
-    }
-
-
-def _show_plans(jobs: Mapping[str, EvaluationJob]) -> int:
-    """What would run, job by job; the status."""
-    from robustkit.calls.planning import plan_evaluation
-    from robustkit.cli.dryrun import show_plan
-
-    failures: dict[str, RobustkitError] = {}
-    for name, (path, request) in jobs.items():
-        try:
-            read = request.checkpoint.read(path)
-            asked = {key: word for key, word in _keywords(request).items() if key != "ray"}
-            found = plan_evaluation(read, out=request.out, **asked)
-        except RobustkitError as error:
-            trace(error)
-            failures[name] = error
-        else:
-            show_plan(name, request, found)
-    return _status(jobs, failures)
 
 
 def _write(

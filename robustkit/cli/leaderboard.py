@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from robustkit.statistics import Estimate
 
 SCHEMA = "robustkit.leaderboard/1"
+SHORT = 20
+"""characters of a name up to which it stands in one line, however many columns there are"""
 
 
 def leaderboard(
@@ -64,9 +66,11 @@ def _show(board: "Board") -> None:
     from rich.table import Table
 
     several = any(len(row.networks) > 1 for row in board.rows)
-    title = f"{shown(board.title)}{': accuracy clean and at ε' if board.levels else ''}"
-    table = Table(title=title, title_justify="left", title_style="")
-    table.add_column("method" if several else "network", overflow="fold")
+    where = " clean and at ε" if board.levels else ""
+    title = f"{shown(board.title)}: accuracy{where}, 95 % CI below"
+    table = Table(title=title, title_justify="left", title_style="", show_lines=True)
+    short = all(len(shown(row.name)) <= SHORT for row in board.rows)
+    table.add_column("method" if several else "network", overflow="fold", no_wrap=short)
     columns = ["seeds"] * several + ["clean", *board.levels]
     columns += ["corruptions"] * any(row.corrupted is not None for row in board.rows)
     for name in columns:
@@ -96,4 +100,6 @@ def _cells(row: "BoardRow", board: "Board", columns: Sequence[str]) -> Iterator[
 
 
 def _share(estimate: "Estimate | None") -> Any:
-    return "–" if estimate is None else in_percent(estimate.value)
+    from robustkit.cli.terminal import share_cell
+
+    return "–" if estimate is None else share_cell(estimate)

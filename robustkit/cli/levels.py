@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from robustkit.cli.output import console, say, tell_notes, tell_warnings
-from robustkit.cli.terminal import show
+from robustkit.cli.terminal import share_cell, show
 from robustkit.corruption.published import is_level, tabulate
 from robustkit.errors import shown
 from robustkit.parsing import in_percent
@@ -28,12 +28,14 @@ def show_all(evaluations: "Iterable[Evaluation]", interval: Literal["wilson", "e
             show(evaluation, interval)
     for path, found in levels.items():
         if len(found) > 1:
-            _show_levels(path, found)
+            _show_levels(path, found, interval)
         else:
             show(found[0], interval)
 
 
-def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
+def _show_levels(
+    path: str, evaluations: "list[Evaluation]", interval: Literal["wilson", "exact"]
+) -> None:
     """Accuracy by corruption and severity, without an attack and at every budget."""
     header = evaluations[0].header
     notes = (note for one in evaluations for note in one.header["data"].get("notes", ()))
@@ -45,18 +47,19 @@ def _show_levels(path: str, evaluations: "list[Evaluation]") -> None:
     attack = f"{protocol['name']}{towards(protocol)}{by_transfer(header)}"
     norm = symbol(protocol["norm"])
     for epsilon in (None, *evaluations[0].epsilons):
-        found = tabulate(evaluations, epsilon)
+        found = tabulate(evaluations, epsilon, interval)
         at = "" if epsilon is None else f", {attack} ({norm}, ε = {epsilon.text})"
         severities = sorted({s for row in found.rows.values() for s in row}, key=lambda s: s or 0)
-        table = Table()
-        table.add_column("corruption")
+        table = Table(show_lines=True)
+        table.add_column("corruption", no_wrap=True)
         for severity in (*severities, *(["mean"] if severities != [None] else [])):
             table.add_column("accuracy" if severity is None else str(severity), justify="right")
         for name, row in found.rows.items():
-            cells = [in_percent(row[s].value) if s in row else "" for s in severities]
+            cells = [share_cell(row[s]) if s in row else "" for s in severities]
             mean = [in_percent(1 - found.error(name))] if severities != [None] else []
             table.add_row(shown(name), *cells, *mean)
-        say(f"{path} on {header['data']['name']} ({images} images per level){at}")
+        where = f"{path} on {header['data']['name']} ({images} images per level){at}"
+        say(f"{where}: accuracy, 95 % CI below")
         console().print(table)
         if (error := found.mean_error) is not None:
             over = counted(len(found.counted), "corruption")

@@ -21,7 +21,7 @@ from robustkit.display.stream import tell as tell
 from robustkit.display.stream import tell_notes as tell_notes
 from robustkit.display.stream import tell_warnings as tell_warnings
 from robustkit.errors import InputError, cut, first_line, shown
-from robustkit.files import write_atomic
+from robustkit.files import LONGEST_NAME, write_atomic
 
 
 class _Kept(io.FileIO):
@@ -124,9 +124,6 @@ def _watch(done: Event, every: float = 0.25, after: float = 1.0) -> None:
 
 # --- files ----------------------------------------------------------------------------------------
 
-NAME = 255
-"""bytes of a file's name that systems hold"""
-
 
 def check_file(option: str, target: str | Path | None) -> None:
     """Nothing, if an option's file can be written, as far as its name tells.
@@ -172,7 +169,7 @@ def check_folder(option: str, target: Path) -> None:
 
 def _is_folder(option: str, target: Path) -> bool:
     try:
-        if len(os.fsencode(target.name)) > NAME:
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
             raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
         return stat.S_ISDIR(target.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -150,7 +150,7 @@ def _levels(planned: Sequence["Needs"]) -> Any:
         row = [
             shown(one.level),
             f"{100 * _seed_sd(one.power):.2f}",
-            *map(_many, _fewest(one.power)),
+            *one.power.in_words,
         ]
         table.add_row(*row, *([shown(one.a)] if several else []))
     return table
@@ -189,10 +189,6 @@ def _seeds(power: "Power") -> Any:
                 _images(row.images_equivalence),
             )
     return table
-
-
-def _many(seeds: int | None) -> str:
-    return "more than 50" if seeds is None else str(seeds)
 
 
 def _images(count: int | None) -> str:

@@ -45,7 +45,12 @@ def report(
     runs: Annotated[
         Path | None, typer.Option(help="Folder of evaluations, instead of networks.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set to evaluate on.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set to evaluate on; with --runs: only evaluations on this data set."
+        ),
+    ] = None,
     data_root: DataRoot = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     model: Annotated[str | None, typer.Option(help="Architecture of existing networks.")] = None,

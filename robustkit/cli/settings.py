@@ -3,10 +3,11 @@
 Its values become options on the command line, ahead of those that are there. What is on record of a
 command is therefore whole, and an option that is given wins.
 
-What stands in a command's own table counts as if it were given. What stands above all tables is
-for whom it may concern: a command takes it where it has the option and can take the value (a list,
-where it takes several), where an option that it goes with is there (`TOGETHER`) and none that it
-does not go with (`APART`), and where it does not change what a file of its own says (`OWN`).
+What is typed wins, with all that it rules out (`APART`). What stands in a command's own table
+counts as if it were typed. What stands above all tables is for whom it may concern: a command takes
+it where it has the option and can take the value (a list, where it takes several), where an option
+that it goes with is there (`TOGETHER`) and none that it does not go with, and where it does not
+change what a file of its own says (`OWN`).
 
 A file that lies in a folder of somebody else's must not do more than the folder: it names no code
 to be run, and where it was not asked for by --config it writes nothing elsewhere and reaches no
@@ -14,11 +15,11 @@ network.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from robustkit.errors import InputError, UnknownName, quoted
 from robustkit.files import is_file, read_toml
@@ -41,16 +42,45 @@ WRITTEN = (
 NEVER = ("config", "debug", "help", "version")
 Texts = tuple[str, ...]
 """of an option, as on a command line; none of a flag"""
-Rules = Mapping[str, Mapping[str, Sequence[str]]]
-WORK = (
-    "workers", "hours", "ray", "shared", "cpus-per-cell", "gpus-per-cell", "retry", "amend", "plan",
-)  # fmt: skip
+
+
+Clash = Callable[[str, str], bool]
+
+
+class Apart(NamedTuple):
+    """Two options that do not go together."""
+
+    first: str
+    second: str
+    clash: Clash = lambda first, second: True
+    """at which of their values; a flag's is empty"""
+    unless: str = ""
+    """an option beside which they do go together"""
+
+    def turned(self) -> "Apart":
+        """The same, the second first."""
+        turned: Clash = lambda first, second: self.clash(second, first)  # noqa: E731
+        return Apart(self.second, self.first, turned, self.unless)
+
+
+def _parts(claim: str) -> tuple[str, str]:
+    """Norm and budget of a claim: linf:8/255=0.45."""
+    norm, _, rest = claim.partition(":")
+    return norm, rest.partition("=")[0]
+
+
+LOW = ("tf32", "bf16", "fp16")
+WORK = ("workers", "hours", "ray", "shared", "cpus-per-cell", "gpus-per-cell", "retry", "plan")
 """options of trainings and evaluations"""
+WHERE = Apart("", "device", lambda _, device: device != "auto"), Apart("", "data-root")
 CHOOSING = ("at", "attack", "norm", "data", "surrogate", "baseline")
 """options that choose networks, and what is known of them"""
+STUDY = ("checkpoints", "data", "limit", "model", "baseline")
+"""options that change what a study's file asks"""
 OWN = {"report": ("runs", "data", "limit", "model", "baseline")}
 """options that a command takes from its own table alone: a study's file says them, too"""
-TOGETHER: Rules = {
+TOGETHER: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "audit": {"policy": ("junit", "sarif")},
     "describe": {
         "labels": (
             "data", "data-root", "split", "noise-kind", "resize", "interpolation", "crop",
@@ -58,19 +88,62 @@ TOGETHER: Rules = {
         ),
     },
     "report": {"ray": ("shared", "cpus-per-cell", "gpus-per-cell")},
+    "train": {"compress": ("no-memory",)},
 }  # fmt: skip
 """by command and option, those that go with it alone"""
-APART: Rules = {
-    "audit": {"claim": ("norm", "epsilon", "claim-from"), "claim-from": ("norm", "epsilon")},
-    "evaluate": {"dry-run": ("json", "html", "track")},
-    "power": {"seed-sd": CHOOSING, "discordant": CHOOSING},
-    "report": {"only-report": WORK, "runs": WORK},
+_SPREAD = Apart("ray", "device", lambda _, devices: devices == "all" or "," in devices)
+APART: Mapping[str, Sequence[Apart]] = {
+    "audit": (
+        Apart("claim", "claim-from"),
+        Apart("claim", "norm", lambda claim, norm: norm != _parts(claim)[0]),
+        Apart("claim", "epsilon", lambda claim, epsilon: epsilon != _parts(claim)[1]),
+        Apart("claim-from", "norm"),
+        _SPREAD,
+    ),
+    "evaluate": (
+        *(Apart("dry-run", other) for other in ("json", "html", "track")),
+        *(
+            Apart("attack", other, lambda attack, _: attack == "clean")
+            for other in ("target", "surrogate", "epsilon")
+        ),
+        Apart("attack", "precision", lambda attack, word: attack == "clean" and word in LOW),
+        Apart("surrogate", "precision", lambda _, word: word in LOW),
+        _SPREAD,
+        Apart("ray", "workers"),
+        Apart("device", "workers", lambda device, _: device not in ("cpu", "auto")),
+    ),
+    "power": tuple(Apart(one, o) for one in ("seed-sd", "discordant") for o in CHOOSING),
+    "report": (
+        *(Apart(one, other) for one in ("only-report", "runs") for other in WORK),
+        *(one._replace(first=first) for first in ("only-report", "runs") for one in WHERE),
+        *(Apart("runs", other) for other in ("amend", "limit", "model", "checkpoints")),
+        *(Apart("only-report", other, unless="runs") for other in STUDY),
+        Apart("plan", "track"),
+    ),
+    "train": (
+        Apart("steps", "epochs"),
+        Apart("noise-kind", "noise-stratified", lambda kind, _: kind.startswith("file:")),
+    ),
 }
-"""by command and option, those that do not go with it"""
+"""by command: of two that stand above all tables the second is left out"""
 
 
-ATTACKED = ("target", "surrogate", "epsilon")
-"""options of `evaluate` that only attacks take"""
+def pairs_of(command: str) -> list[Apart]:
+    """The pairs of a command's options that do not go together."""
+    return [*APART.get(command, ()), *(_of_recipes() if command == "train" else ())]
+
+
+def _of_recipes() -> Iterator[Apart]:
+    """Settings of a training that play no part beside the value of another."""
+    from robustkit.training.recipe import FURTHER, GOES_WITH  # no other command needs it
+
+    def vain(word: str, text: str, *, field: str, values: Collection[str]) -> bool:
+        key = text.partition("=")[0].strip()
+        return word not in values and (field not in FURTHER or key == field)
+
+    for field, (by, values) in GOES_WITH.items():
+        option = "recipe-set" if field in FURTHER else field
+        yield Apart(by, option, partial(vain, field=field, values=values))
 
 
 class Option(Protocol):
@@ -124,32 +197,52 @@ def settings_for(
     if asked is None and not is_file(path):
         return None
     known = {command: _named(options) for command, options in commands.items()}
-    command, mentioned = arguments[0], set(_mentioned(arguments))
+    command = arguments[0]
+    typed = _typed(arguments, known[command])
     above, own = _read(path, known, free=asked is not None)[command]
-    own = _fitting(command, own, mentioned)
-    above = _fitting(command, above, {*mentioned, *own, *above}, alone=False)
-    if command == "evaluate" and value_of(arguments, "--attack") == "clean":
-        above = {name: texts for name, texts in above.items() if name not in ATTACKED}
-    given = {name: texts for name, texts in (above | own).items() if name not in mentioned}
-    return OptionFile(path, given) if given else None
+    own = _beside(command, own, typed)
+    above = _concerned(command, _beside(command, above, own | typed), {*own, *typed})
+    return OptionFile(path, given) if (given := above | own) else None
 
 
-def _fitting(
-    command: str, given: Mapping[str, Texts], there: Collection[str], *, alone: bool = True
+def _beside(
+    command: str, given: Mapping[str, Texts], there: Mapping[str, Texts]
 ) -> dict[str, Texts]:
-    """Options of the file without those that do not go with what is there.
+    """Options of the file without those that are there, and what does not go with these."""
+    found = {name: texts for name, texts in given.items() if name not in there}
+    for pair in pairs_of(command):
+        for one in (pair, pair.turned()):
+            if one.first in there and one.unless not in {*there, *found}:
+                found = _less(found, one, there[one.first])
+    return found
 
-    Args:
-        command: that is to take them.
-        given: what the file says.
-        there: options of the command line and, for what stands above all tables, of the file.
-        alone: False leaves out, too, what goes with an option that is not there.
-    """
-    apart, together = APART.get(command, {}), TOGETHER.get(command, {})
-    out = {name for option in apart if option in there for name in apart[option]}
-    if not alone:
-        out |= {name for option in together if option not in there for name in together[option]}
-    return {name: texts for name, texts in given.items() if name not in out}
+
+def _concerned(
+    command: str, given: Mapping[str, Texts], there: Collection[str]
+) -> dict[str, Texts]:
+    """What stands above all tables, without what goes with an option that is not there."""
+    found = dict(given)
+    for pair in pairs_of(command):
+        if pair.first in found and pair.unless not in {*there, *found}:
+            found = _less(found, pair, found[pair.first])
+    there = {*there, *found}
+    out = {
+        n for one, others in TOGETHER.get(command, {}).items() if one not in there for n in others
+    }
+    return {name: texts for name, texts in found.items() if name not in out}
+
+
+def _less(given: dict[str, Texts], pair: Apart, first: Texts) -> dict[str, Texts]:
+    """Options without the values of a pair's second that do not go with the first's."""
+    if pair.second not in given:
+        return given
+    texts = given[pair.second] or ("",)  # a flag's
+    kept = tuple(text for text in texts if not any(pair.clash(x, text) for x in first or ("",)))
+    if kept == texts:
+        return given
+    return {name: t for name, t in given.items() if name != pair.second} | (
+        {pair.second: kept} if kept else {}
+    )
 
 
 def value_of(arguments: Sequence[str], option: str) -> str | None:
@@ -163,12 +256,20 @@ def value_of(arguments: Sequence[str], option: str) -> str | None:
     return found
 
 
-def _mentioned(arguments: Sequence[str]) -> Iterator[str]:
-    for argument in arguments:
+def _typed(arguments: Sequence[str], options: Mapping[str, Option]) -> dict[str, Texts]:
+    """The options of a command line with their values; a flag has none."""
+    found: dict[str, Texts] = {}
+    for place, argument in enumerate(arguments):
         if argument == "--":
-            return
-        if argument.startswith("--"):
-            yield argument[2:].partition("=")[0]
+            break
+        if not argument.startswith("--"):
+            continue
+        name, given, text = argument[2:].partition("=")
+        texts: Texts = (text,) if given else ()
+        if not given and name in options and not options[name].is_flag:
+            texts = tuple(arguments[place + 1 : place + 2])
+        found[name] = found.get(name, ()) + texts
+    return found
 
 
 def _named(options: Sequence[Option]) -> dict[str, Option]:

@@ -48,13 +48,12 @@ def show(evaluation: "Evaluation", interval: Literal["wilson", "exact"]) -> None
     table.add_column("95 % CI", justify="right")
     if (precision := header.get("precision", "float32")) != "float32":
         title += f", searched in {precision}"
-    if evaluation.proved:
-        table.add_column("certified", justify="right")
+    for name in ("certified", "95 % CI") if evaluation.proved else ():
+        table.add_column(name, justify="right")
     table.add_row("clean", *_cells(evaluation.clean(interval)))
-    certified = {p.epsilon: in_percent(p.accuracy.value) for p in evaluation.certified(interval)}
+    certified = {p.epsilon: _cells(p.accuracy) for p in evaluation.certified(interval)}
     for epsilon, accuracy in evaluation.robust(interval):
-        proved = [certified.get(epsilon)] if evaluation.proved else []
-        table.add_row(shown(epsilon.text), *_cells(accuracy), *proved)
+        table.add_row(shown(epsilon.text), *_cells(accuracy), *certified.get(epsilon, ()))
     say(title)
     console().print(table)
     if (cost := mean_passes(evaluation.table)) is not None:
@@ -148,6 +147,13 @@ def show_training(trained: "training.TrainingResult") -> None:
         say(line)
     if trained.warning:
         tell_warnings([trained.warning])
+
+
+def share_cell(estimate: "Estimate") -> str:
+    """A share and its interval below it, for tables with many columns."""
+    from robustkit.reporting.wording import interval
+
+    return f"{in_percent(estimate.value)}\n{interval(estimate)}"
 
 
 def _cells(estimate: "Estimate") -> tuple[str, str]:

@@ -167,8 +167,9 @@ def train(
 ) -> int:
     """Train a network, for example under label noise.
 
-    The checkpoint records how it was made, so that evaluating it needs no options. A repeated
-    command continues an interrupted training.
+    The checkpoint records how it was made, so that evaluating it needs no options, but --model
+    again where the architecture is FILE.py:FUNCTION. A repeated command continues an interrupted
+    training.
     """
     from robustkit.calls.train import train as trained
     from robustkit.cli.terminal import show_training

@@ -7,8 +7,7 @@
 A new scheme is a frozen dataclass in schemes and one `match` arm in `parse` and in the hook.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robustkit.compression.schemes import (
     Half,
@@ -19,6 +18,7 @@ from robustkit.compression.schemes import (
     TopK,
     parse,
 )
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.compression.hook import Compressor, attach
@@ -35,9 +35,5 @@ __all__ = [
     "parse",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """The names that need torch, when they are first asked for: an option is checked without it."""
-    if name not in ("Compressor", "attach"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.hook"), name)
+__getattr__ = lazily(__name__, {"Compressor": "hook", "attach": "hook"})
+"""which need torch: an option is checked without it"""

@@ -115,9 +115,10 @@ def arrow_has_pictures(path: Path) -> bool:
             file.seek(0)
             read = arrow.ipc.open_file if of_file else arrow.ipc.open_stream
             schema = read(file).schema
+        info = _info(path.parent) or features(schema)
+        return has_pictures(schema, info)  # a column's name may be no text
     except (arrow.ArrowException, OSError, EOFError, ValueError):
         return True
-    return has_pictures(schema, _info(path.parent) or features(schema))
 
 
 class _Scan(NamedTuple):

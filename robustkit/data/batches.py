@@ -7,25 +7,28 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from heapq import nsmallest
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustkit.data.columns import IMAGE_COLUMNS, LABEL_COLUMNS
 from robustkit.data.dataset import Dataset, assemble
 from robustkit.data.npz import noted_layout
-from robustkit.data.pixels import Image
+from robustkit.data.order import is_grouped, order_key
+from robustkit.data.pixels import Image, Labels, canonical, fingerprint
 from robustkit.data.source import (
     ROUNDING,
     WHOLE,
     ArraySource,
     Opened,
-    Source,
     as_array,
     checked_arrays,
+    checked_labels,
+    checked_pixels,
 )
 from robustkit.data.transform import Transform
+from robustkit.data.within import KEYS, class_names, labels_within
 from robustkit.errors import (
     DataError,
     InputError,
@@ -40,21 +43,23 @@ COMPARED = 16
 """first images that are read twice, and must be the same both times"""
 MOST_UNCOUNTED, MOST_BYTES = 1_000_000, 2**32
 """images, and bytes of pixels, of what has no length and may never end"""
+FEW = 10
+"""images of which too few can be told to stand by class"""
 LONGEST_CAUSE = 400
 """characters of what a data set raises"""
-KEYS = ((*IMAGE_COLUMNS, "pixel_values", "x", "data"), (*LABEL_COLUMNS, "targets"))
-"""what images and labels are called in dictionaries"""
 _SAMPLE = "expected an image and its label"
 _END = object()
 
 
-def from_memory(given: Any, limit: int | None = None) -> Dataset:
+def from_memory(given: Any, limit: int | None = None, *, fair: bool = False) -> Dataset:
     """Images and labels in memory, in their order.
 
     Args:
         given: images N × C × H × W with labels N, a data loader, a data set of torch, or a list of
             (image, label).
-        limit: only the first so many images; no more are read.
+        limit: only the first so many images; no more are read. But where images of a class are
+            known to stand together, the same so many of all as a file's would be.
+        fair: refuse first images that are of a few classes, instead of a warning.
 
     Raises:
         InputError: nothing of that kind.
@@ -62,26 +67,34 @@ def from_memory(given: Any, limit: int | None = None) -> Dataset:
     """
     if isinstance(given, list | tuple) and len(given) == 2 and not all(map(_is_sample, given)):
         images, labels = given
-        return _dataset(_opened(images, labels, "arrays", limit), "arrays")
+        return _dataset(_opened(images, labels, "arrays", limit), "arrays", limit)
     name = type(given).__name__
     if isinstance(given, Mapping):
         images, labels, note, _ = _image_and_label(given, name)
         opened = _opened(images, labels, name, limit)
-        return _dataset(replace(opened, notes=(note, *opened.notes)), name)
+        return _dataset(replace(opened, notes=(note, *opened.notes)), name, limit)
     samples = _Samples(given, name)
-    pairs = samples.read(limit)
+    among = 0 if limit is None else samples.standing_by_class(limit)
+    pairs = samples.read(limit, among)
     opened = _opened(_stacked([i for i, _ in pairs], name), [n for _, n in pairs], name)
-    notes = (*samples.notes(), *opened.notes)
-    classes = _classes(given, opened.source, samples.label)
-    return _dataset(replace(opened, classes=classes, notes=notes), name)
+    notes, labels = (*samples.notes(), *opened.notes), opened.source.labels
+    classes = class_names(given, labels, samples.label)
+    told = "" if among or len(pairs) != limit else samples.told_of(labels, classes)
+    if told and fair:
+        raise DataError(f"{told}, or limit={limit} to take these")
+    warnings = (*opened.warnings, *([told] if told else []))
+    found = _dataset(replace(opened, classes=classes, notes=notes, warnings=warnings), name)
+    return replace(found, order="digest-shuffled") if among else found
 
 
-def _dataset(opened: Opened, name: str) -> Dataset:
-    return assemble(opened, name, name, {}, Transform().checked(), None, shuffle=False)
+def _dataset(opened: Opened, name: str, limit: int | None = None) -> Dataset:
+    return assemble(opened, name, name, {}, Transform().checked(), limit, as_given=True)
 
 
 def _opened(images: Any, labels: Any, name: str, limit: int | None = None) -> Opened:
     """Arrays as a source, of images N × C × H × W or N × H × W × C; the first so many.
+
+    All of them where images of a class stand together, so that the first would be of a few.
 
     Raises:
         DataError: they are none, or the images are normalised or of several types.
@@ -90,12 +103,21 @@ def _opened(images: Any, labels: Any, name: str, limit: int | None = None) -> Op
         _check_types([image.dtype for image in images if hasattr(image, "dtype")], name)
     if limit is not None:
         _check_counts(images, labels, name)
+        limit = None if _grouped(labels, name) else limit
     # cut before all else: a large array is checked in full otherwise
     pixels, numbers = (as_array(_cut(given, limit), name) for given in (images, labels))
     _check_normalised(pixels, name)
     pixels, notes = noted_layout(pixels, name)
     source = ArraySource(*checked_arrays(pixels, numbers, name), name)
     return Opened(source, WHOLE, notes=notes)
+
+
+def _grouped(labels: Any, name: str) -> bool:
+    """Whether labels say that images of a class stand together; not of what is none."""
+    with suppress(DataError):  # told by whoever reads them
+        numbers = checked_labels(labels, name)
+        return bool(len(numbers)) and is_grouped(numbers)
+    return False
 
 
 def _check_counts(images: Any, labels: Any, name: str) -> None:
@@ -129,7 +151,7 @@ class _Samples:
 
     def __init__(self, given: Any, name: str) -> None:
         self._given, self._name = given, name
-        self._keys = ""
+        self._keys, self._batched = "", False
         self.label = ""
         """the key of the labels, where items are dictionaries"""
         self._loader = hasattr(given, "batch_sampler") and hasattr(given, "dataset")
@@ -162,32 +184,93 @@ class _Samples:
                 "a loader with shuffle=False, or its dataset"
             )
 
-    def read(self, limit: int | None) -> list[tuple[Image, Any]]:
-        """The samples; at most so many.
+    def standing_by_class(self, limit: int) -> int:
+        """How many there are, where images of a class are known to stand together; else 0.
+
+        And where so many as the limit are all of them.
+        """
+        known = self._known_labels()
+        if known is None or limit >= len(known) or not _grouped(known, self._name):
+            return 0
+        return len(known)
+
+    def _known_labels(self) -> Labels | None:
+        """The labels, as far as no image has to be read."""
+        given, name = self._given, self._name
+        if not isinstance(given, list | tuple):
+            return labels_within(given)
+        with suppress(DataError):  # told by whoever reads it
+            several = [np.ravel(as_array(_image_and_label(one, name).label, name)) for one in given]
+            return np.concatenate(several) if several else None
+        return None
+
+    def told_of(self, labels: Labels, classes: Sequence[str]) -> str:
+        """What is told where the first, of which these are the labels, stand by class; else ""."""
+        seen = len(np.unique(labels))
+        by_class = len(labels) >= max(FEW, 2 * seen) and (seen == 1 or is_grouped(labels))
+        if not by_class or self._count() == len(labels):
+            return ""
+        of = f"{seen:,} of {len(classes):,}" if len(classes) > seen else f"{seen:,}"
+        return (
+            f"{self._name}: the first {len(labels):,} images are of {of} "
+            f"class{'' if of == '1' else 'es'}, since they stand by class; give them shuffled, or "
+            "the path of their folder"
+        )
+
+    def _count(self) -> int | None:
+        """How many there are; None where that is not known before all are read."""
+        own = self._given.dataset if self._loader else self._given
+        return len(own) if _has_length(own) and (self._loader or not self._batched) else None
+
+    def read(self, limit: int | None, among: int = 0) -> list[tuple[Image, Any]]:
+        """The samples; at most so many, the first or, `among` so many, those that files would have.
 
         Raises:
             DataError: there are none, no end, or the first are others when they are read again.
         """
-        ends = limit is not None or _has_length(self._given)
-        found = list(islice(self._each(), limit) if ends else self._as_long_as_it_ends())
-        again = islice(self._each(), min(COMPARED, len(found)))
+        first: list[tuple[Image, Any]] = []
+        each = self._keeping(first)
+        if among and limit is not None:
+            numbered = enumerate(islice(each, among))
+            found = [pair for _, pair in nsmallest(limit, numbered, key=self._shuffled_by)]
+        elif limit is not None or _has_length(self._given):
+            found = list(islice(each, limit))
+        else:
+            found = list(self._as_long_as_it_ends(each))
+        again = islice(self._each(), len(first))
         if not found:
             raise DataError(f"{self._name}: no images")
-        if not all(_same(a, b) for a, b in zip(found, again, strict=False)):
+        if not all(_same(a, b) for a, b in zip(first, again, strict=False)):
             raise DataError(
                 f"{self._name}: its first images are others when it is read again: it shuffles, or "
                 "transforms at random; use the transforms of the test, in a fixed order"
             )
         return found
 
-    def _as_long_as_it_ends(self) -> Iterator[tuple[Image, Any]]:
+    def _keeping(self, first: list[tuple[Image, Any]]) -> Iterator[tuple[Image, Any]]:
+        """The samples, of which the first are kept to be compared."""
+        for pair in self._each():
+            if len(first) < COMPARED:
+                first.append(pair)
+            yield pair
+
+    def _shuffled_by(self, sample: tuple[int, tuple[Image, Any]]) -> str:
+        """By what a sample is shuffled, as a file's images are."""
+        place, (image, _) = sample
+        if not image.size:  # told by whoever puts them together
+            return ""
+        pixels, _ = noted_layout(image[np.newaxis], self._name)
+        pixels = pixels[:, np.newaxis] if pixels.ndim == 3 else pixels
+        return order_key(fingerprint(canonical(checked_pixels(pixels, self._name, place)[0])))
+
+    def _as_long_as_it_ends(self, each: Iterator[tuple[Image, Any]]) -> Iterator[tuple[Image, Any]]:
         """The samples of what has no length.
 
         Raises:
             DataError: they are so many that it may never end.
         """
         size = 0
-        for number, (image, label) in enumerate(self._each()):
+        for number, (image, label) in enumerate(each):
             size += image.nbytes
             if number == MOST_UNCOUNTED or size > MOST_BYTES:
                 raise DataError(
@@ -239,8 +322,9 @@ class _Samples:
         where = f"{self._name}: image {place}"
         pixels, numbers = as_array(images, where), as_array(labels, where)
         _check_normalised(pixels, self._name)
-        batched = pixels.ndim == 4 or (self._loader and self._given.batch_sampler is not None)
-        if not batched:
+        by_loader = self._loader and self._given.batch_sampler is not None
+        self._batched = pixels.ndim == 4 or by_loader
+        if not self._batched:
             yield pixels, numbers
         elif numbers.ndim == 0 or len(pixels) != len(numbers):
             shape = "x".join(map(str, numbers.shape)) or "none"
@@ -356,42 +440,3 @@ def _same(one: tuple[Image, Any], other: tuple[Image, Any]) -> bool:
     return all(
         np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
     )
-
-
-def _classes(given: Any, source: Source, label: str) -> tuple[str, ...]:
-    """What a data set calls its classes, where there are as many as labels need.
-
-    Torchvision's have a list of `classes`, Hugging Face's `features` with the names of a column.
-    None are taken from within a data set of the user's, or behind a `target_transform`, which may
-    number the classes otherwise.
-    """
-    while (inner := _within(given)) is not None:
-        given = inner
-    if getattr(given, "target_transform", None) is not None:
-        return ()
-    names = getattr(given, "classes", None) or _featured(getattr(given, "features", None), label)
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return ()
-    return tuple(names) if len(names) > int(source.labels.max()) else ()
-
-
-def _within(given: Any) -> Any:
-    """The data set of torch's own loader or subset, which hand out its labels; else None."""
-    torch_data = sys.modules.get("torch.utils.data")
-    if torch_data is None:
-        return None
-    own = isinstance(given, torch_data.DataLoader) or type(given) is torch_data.Subset
-    return given.dataset if own else None
-
-
-def _featured(features: Any, label: str) -> Any:
-    """The names that features have for the column of labels; None where nothing is certain.
-
-    A transform or a loader may call the column otherwise: it is then the one of a label's name.
-    """
-    if not isinstance(features, Mapping):
-        return None
-    columns = [label] if label in features else [name for name in KEYS[1] if name in features]
-    named = [getattr(features[name], "names", None) for name in columns]
-    found = [names for names in named if names]
-    return found[0] if len(found) == 1 else None

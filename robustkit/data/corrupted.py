@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustkit.data.dataset import is_grouped, shuffled_by
 from robustkit.data.encoded import SUFFIXES
 from robustkit.data.folder import open_classes
 from robustkit.data.npy import NpyPair, images_of, open_npy, read_header, read_labels
 from robustkit.data.npz import SPLITS, pairs_of
+from robustkit.data.order import is_grouped, shuffled_by
 from robustkit.data.pixels import Labels
 from robustkit.data.source import MOST_CLASSES, Opened, Reordered, stamps
 from robustkit.data.split import SPLITS as SPLIT_WORDS
@@ -85,7 +85,8 @@ def open_level(folder: Path, split: str) -> Opened | None:
     if split not in found:
         raise DataError(
             f"{folder}: no split {split!r}; the splits of these corrupted images are "
-            f"{', '.join([*list(found)[:6], '…'] if len(found) > 6 else found)}"
+            f"{', '.join([*list(found)[:6], '…'] if len(found) > 6 else found)}; name one of them "
+            "(the command robustkit evaluate takes all in turn)"
         )
     level, part = found[split]
     opened = _open(part, split)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
 from robustkit.data.encoded import departures
 from robustkit.data.npz import noted_layout
+from robustkit.data.order import is_grouped, shuffled_by
 from robustkit.data.pairs import PairSource
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.pixels import Labels, canonical, fingerprint, unit
@@ -35,7 +36,6 @@ from robustkit.files import digest, whole_number
 from robustkit.showing import Shown
 
 Order = Literal["as stored", "digest-shuffled"]
-SALT = "order/1"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -72,6 +72,8 @@ class Dataset(Shown):
     _transform: Transform | Pipeline
     _files: tuple[FileStamp, ...]
     """as they were before any image was read"""
+    _ordered: bool
+    """whether their order is that of other images, too, and stays"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,6 +136,22 @@ class Dataset(Shown):
         first = {name: row for row, name in reversed(list(enumerate(pixels)))}
         return self if len(first) == len(self) else self.take(sorted(first.values()))
 
+    def first(self, count: int | None) -> "Dataset":
+        """The first so many of the images as `shuffled` has them; all where there are no more."""
+        if count is None or count >= len(self):
+            return self
+        return self.shuffled().take(range(count))
+
+    def shuffled(self) -> "Dataset":
+        """In the order that files are read in, where images of a class stand together; else itself.
+
+        So its first images, however many, are a fair sample.
+        """
+        if self._ordered or not is_grouped(self.labels):
+            return self
+        order = shuffled_by(list(map(_pixels_of, self.ids)))
+        return replace(self.take(order.tolist()), order="digest-shuffled")
+
     def take(self, rows: Sequence[int]) -> "Dataset":
         """These images alone, in this order, under the ids that they have here."""
         chosen = np.asarray(rows, np.int64)
@@ -179,7 +197,7 @@ def from_arrays(
     crop: int | None = None,
     channels: int | None = None,
 ) -> Dataset:
-    """A data set from arrays, in their order.
+    """A data set from arrays, in their order, unless the first of them would be of a few classes.
 
     Args:
         images: N x C x H x W, N x H x W x C or N x H x W; uint8, or floats in [0, 1]. Anything that
@@ -190,7 +208,8 @@ def from_arrays(
         split: stands in the record.
         title: one line for people.
         budgets: usual budgets per norm, as text such as "8/255".
-        limit: only the first so many images.
+        limit: only the first so many images; where a class's stand together, of all images as
+            files have them, shuffled by their pixels' digests.
         resize: length of the shorter side.
         interpolation: how it is resized, by Pillow; bilinear where nothing is given.
         crop: side of the square then cut from the centre.
@@ -204,7 +223,7 @@ def from_arrays(
     opened = Opened(source, split, tuple(classes or ()), notes=notes)
     transform = Transform(resize, crop, channels, interpolation).checked()
     usual = checked_budgets(budgets or {}, name)
-    return assemble(opened, name, title or name, usual, transform, limit, shuffle=False)
+    return assemble(opened, name, title or name, usual, transform, limit, as_given=True)
 
 
 def assemble(
@@ -216,13 +235,13 @@ def assemble(
     limit: int | None,
     *,
     wanted: WantedClasses | None = None,
-    shuffle: bool = True,
+    as_given: bool = False,
 ) -> Dataset:
     """Put a source in order, and give each image its id.
 
     A source that is grouped by class is shuffled by the digests of its pixels, so that its first
     images are a fair sample: the same one on every machine and from every format, and whichever
-    classes of a network its own are.
+    classes of a network its own are. `as_given`: only where it is cut, and else stays as it is.
 
     Raises:
         DataError: a label outside the classes, images of several sizes, an unreadable image.
@@ -230,7 +249,8 @@ def assemble(
     if limit is not None:
         whole_number(limit, "--limit", least=1, error=DataError)
     stored = opened.source.labels
-    shuffle = shuffle and not opened.ordered and is_grouped(stored)
+    cut = limit is not None and limit < len(stored)
+    shuffle = (cut or not as_given) and not opened.ordered and is_grouped(stored)
     opened = _with_classes(opened, name, wanted or WantedClasses())
     source, classes = opened.source, opened.classes
     count = len(source.labels)
@@ -266,6 +286,7 @@ def assemble(
         _positions=positions,
         _transform=effective,
         _files=opened.files,
+        _ordered=opened.ordered,
     )
 
 
@@ -293,31 +314,9 @@ def _with_classes(opened: Opened, name: str, wanted: WantedClasses) -> Opened:
     )
 
 
-def is_grouped(labels: Labels) -> bool:
-    """Whether images of one class stand together, so that the first images are of a few classes.
-
-    In an order by chance, N images of which n_c are of class c have 1 + N - Σ n_c²/N runs of one
-    class on average. A quarter of that is grouped, as of sorted shards one after the other. Where
-    each class is a single run two thirds are enough, and in the order of the labels any number.
-    """
-    sizes = np.unique(labels, return_counts=True)[1]
-    steps = np.diff(labels)
-    runs = 1 + np.count_nonzero(steps)
-    by_chance = 1 + len(labels) - float(sizes @ sizes) / len(labels)
-    ascending = bool(np.all(steps >= 0))
-    most = by_chance * (2 / 3 if runs == len(sizes) else 1 / 4)
-    return len(sizes) > 1 and (ascending or bool(runs <= most))
-
-
 def _positions(hashes: Sequence[str], shuffle: bool) -> npt.NDArray[np.int64]:
     """The order of the images: as stored, or by the salted digests of their pixels."""
     return shuffled_by(hashes) if shuffle else np.arange(len(hashes))
-
-
-def shuffled_by(keys: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Positions in the order of the salted digests of their keys."""
-    order = sorted(range(len(keys)), key=lambda p: digest(SALT, keys[p]))
-    return np.array(order, np.int64)
 
 
 def with_occurrence(hashes: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import warnings
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from robustkit.data.folder import FileSource, open_folder
 from robustkit.data.idx import find_idx, open_idx
@@ -57,9 +60,15 @@ def open_original(name: str, spec: DatasetSpec, split: str, root: Path | None) -
     if root and not root.is_dir():
         raise DataError(f"--data-root {root}: no such folder")
     roots = [root, downloads()] if root else [downloads()]
+    damage = ""
     for place in roots:
-        found = _stored(kind, spec, split, place) or _as_parquet(name, spec, split, place)
-        if found:
+        try:
+            found = _stored(kind, spec, split, place)
+        except DataError as error:
+            if place == root or kind in BY_HAND:
+                raise
+            found, damage = None, str(error)  # it is downloaded again
+        if found or (found := _as_parquet(name, spec, split, place)):
             return found
     places = [place.format(split=split) for place in PLACES[kind] if place != "."]
     missing = (
@@ -68,8 +77,7 @@ def open_original(name: str, spec: DatasetSpec, split: str, root: Path | None) -
     )
     if kind in BY_HAND:
         raise DataError(f"{missing}; {BY_HAND[kind]}, or name its folder with --data-root")
-    _download(kind, split, downloads(), missing)
-    if found := _stored(kind, spec, split, downloads()):
+    if found := _downloaded(kind, spec, split, damage or missing):
         return found
     raise DataError(f"{missing}, not even after the download")
 
@@ -125,11 +133,39 @@ def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened 
     return replace(opened, warnings=(*opened.warnings, warning))
 
 
+def _downloaded(kind: str, spec: DatasetSpec, split: str, missing: str) -> Opened | None:
+    """The original files, downloaded beside their place and put there when all of them are whole.
+
+    One process downloads at a time; those that waited for it take what it has downloaded.
+    """
+    root, place = downloads(), PLACES[kind][0].format(split=split)
+    partial, final = root / f".{kind}.partial", root / place
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{kind}.lock"):
+            with contextlib.suppress(DataError):
+                if found := _stored(kind, spec, split, root):
+                    return found
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            try:
+                _download(kind, split, partial, missing)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                if final.is_dir():
+                    shutil.rmtree(final)
+                (partial / place).replace(final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{missing}; cannot download into {root}: {reason}") from error
+    return _stored(kind, spec, split, root)
+
+
 def _download(kind: str, split: str, root: Path, missing: str) -> None:
     """Leave the files under `root`, checked by torchvision against their MD5."""
     try:
         _torchvision(kind, split, root, download=True)
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # urllib, http.client and tarfile raise nearly anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"{missing}; the download failed: {reason[-1]}; on a machine with a connection, "

@@ -112,7 +112,10 @@ class ParquetSource:
         if page != self._next:
             path, group, offset = self._pages[page]
             self._rows = itertools.islice(_ParquetTable(path).pictures(group), offset * PAGE, None)
-        rows = list(itertools.islice(self._rows, self._starts[page + 1] - self._starts[page]))
+        expected = self._starts[page + 1] - self._starts[page]
+        rows = list(itertools.islice(self._rows, expected))
+        if len(rows) < expected:
+            raise DataError(f"{self._pages[page].path}: fewer images than it says; {CUT_SHORT}")
         follows = page + 1 < len(self._pages) and self._pages[page + 1].offset > 0
         self._next = page + 1 if follows else None
         self._keep(page, rows)
@@ -189,6 +192,7 @@ class _ParquetTable:
         # each name is read once, since a long one may stand in every row
         file = self._guarded(lambda: parquet.ParquetFile(self.path, read_dictionary=[self.label]))
         column = self._guarded(lambda: file.read([self.label]).column(0))
+        self._guarded(lambda: column.validate(full=True))  # numbers in it may lead outside
         lists = (getattr(part, "dictionary", part) for part in column.chunks)
         names = (name for one in lists for name in one.to_pylist())
         longest = max(map(len, filter(None, names)), default=0)
@@ -217,9 +221,9 @@ def parquet_has_pictures(path: Path) -> bool:
 
     try:
         schema = parquet.read_schema(path)
+        return has_pictures(schema, features(schema))  # a column's name may be no text
     except (arrow.ArrowException, OSError, ValueError):
         return True
-    return has_pictures(schema, features(schema))
 
 
 def open_parquet(part: SplitFiles) -> Opened:

@@ -119,10 +119,9 @@ class TrainingBar(_Metered):
         return Callbacks(self._step, self._epoch) if self.meter.live else Callbacks(self._step)
 
     def _step(self, at: TrainingProgress) -> None:
-        text = (
-            f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}, "
-            f"accuracy {in_percent(at.seen['accuracy_given'])}"
-        )
+        text = f"epoch {at.epoch}/{at.epochs}, loss {at.seen['loss']:.4g}"
+        if (right := at.seen["accuracy_given"]) is not None:
+            text += f", accuracy {in_percent(right)}"
         share = at.step / at.steps
         if not self.begun:  # one that goes on has had its first updates before
             self.meter.begin(text, at.steps, done=share)
@@ -136,7 +135,9 @@ class TrainingBar(_Metered):
 
 def epoch_text(line: dict[str, Any]) -> str:
     """A line of a training's history in words."""
-    parts = [f"loss {line['loss']:.4g}", f"accuracy {in_percent(line['accuracy_given'])}"]
+    parts = [f"loss {line['loss']:.4g}"]
+    if line["accuracy_given"] is not None:
+        parts.append(f"accuracy {in_percent(line['accuracy_given'])}")
     if line["memorised"] is not None:
         parts[1] += " on given labels"
         parts.append(f"{in_percent(line['accuracy_clean'])} on clean ones")

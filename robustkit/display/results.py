@@ -199,10 +199,7 @@ def _(found: PowerAnalysis) -> View:
     return View(
         title=f"Seeds for {delta}, power {100 * asked.power:.6g}\u00a0%",
         head=("method", "against", "ε", "for a difference", "for equivalence"),
-        rows=[
-            (one.a, one.b, one.level, _many(p.seeds_difference), _many(p.seeds_equivalence))
-            for one, p in rows
-        ],
+        rows=[(one.a, one.b, one.level, *p.in_words) for one, p in rows],
         frame=lambda: pd.DataFrame(
             [
                 {"a": one.a, "b": one.b, "level": one.level}
@@ -385,10 +382,6 @@ def drawn(figure: str, **values: Any) -> "figures.Draw":
 
 def _time(seconds: float | None) -> str:
     return "?" if seconds is None else span(seconds)
-
-
-def _many(seeds: int | None) -> str:
-    return "more than 50" if seeds is None else str(seeds)
 
 
 def _name(path: object) -> str:

@@ -33,31 +33,21 @@ class StudyPlan(Shown):
 
     @property
     def text(self) -> str:
-        """In a line."""
-        return plan_text(self.run, self.plan, self.expected, self.workers)
-
-
-def plan_text(run: Run, plan: Plan, expected: Forecast | None, workers: int | None) -> str:
-    """'9 cells known, 9 to run, 45 after selection, 63 evaluations; about 8 min …'.
-
-    Args:
-        run: the study.
-        plan: as far as it is known.
-        expected: how long it takes, if that can be told.
-        workers: cells at a time; None: as many as a cluster has room for.
-    """
-    later = sum(plan.later.values())
-    text = f"{len(plan.cells)} cells known, {len(run.missing(plan))} to run"
-    text += f", {later} after selection" if later else ""
-    if expected is None:
-        return f"{text}; the time cannot be estimated" if run.missing(plan) else text
-    text += f", {expected.evaluations + expected.pending} evaluations; about "
-    text += span(expected.seconds(workers or 1))
-    text += (
-        " with one worker like this machine" if workers is None else f" with {workers} in parallel"
-    )
-    untimed = [row.method for row in expected.rows if row.seconds is None]
-    return text + (f", not counting {', '.join(untimed)}, which cannot be timed" if untimed else "")
+        """'9 cells known, 9 to run, 45 after selection, 63 evaluations; about 8 min …'."""
+        missing, later = len(self.run.missing(self.plan)), sum(self.plan.later.values())
+        text = f"{len(self.plan.cells)} cells known, {missing} to run"
+        text += f", {later} after selection" if later else ""
+        expected = self.expected
+        if expected is None:
+            return f"{text}; the time cannot be estimated" if missing else text
+        text += f", {expected.evaluations + expected.pending} evaluations; about "
+        text += span(expected.seconds(self.workers or 1))
+        if self.workers is None:
+            text += " with one worker like this machine"
+        else:
+            text += f" with {self.workers} in parallel"
+        untimed = ", ".join(row.method for row in expected.rows if row.seconds is None)
+        return text + (f", not counting {untimed}, which cannot be timed" if untimed else "")
 
 
 class StudyTable:

@@ -92,6 +92,14 @@ def block_size(data: Dataset, device: torch.device) -> int:
     return 256 if device.type == "cpu" else max(64, min(2048, 2**24 // pixels))
 
 
+def size_for(data: Dataset, devices: Sequence[torch.device]) -> int:
+    """Images a block where these devices share them: fewer, where GPUs would be left without."""
+    size = block_size(data, devices[0])
+    if devices[0].type == "cpu" or len(devices) == 1:
+        return size
+    return min(size, max(FEWEST, ceil(len(data) / (EACH * len(devices)))))
+
+
 def planned_sizes(
     data: Dataset,
     devices: Sequence[torch.device],
@@ -100,9 +108,7 @@ def planned_sizes(
 ) -> dict[str, Any]:
     """Sizes of blocks and batches: as an interrupted run had them, so that rows come out alike."""
     device, pixels = devices[0], int(np.prod(data.shape))
-    size = block_size(data, device)
-    if device.type != "cpu" and len(devices) > 1:  # smaller ones, where GPUs would be left without
-        size = min(size, max(FEWEST, ceil(len(data) / (EACH * len(devices)))))
+    size = size_for(data, devices)
     # a GPU starts from a whole block and halves it where its memory does not suffice
     fitting = max(1, min(128, 2**22 // pixels)) if device.type == "cpu" else size
     first = fitting if batch_size == "auto" else batch_size

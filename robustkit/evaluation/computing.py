@@ -63,11 +63,7 @@ def computed(
     prove: Prove,
 ) -> Evaluation:
     """The record, computed where it is not on file; as `run.run`."""
-    device, *others = devices(options.device)
-    if others and options.ray is not None:
-        raise InputError("--ray takes the cluster's own devices; give it or several --device")
-    if others:
-        check_guarded()
+    device = workers_of(options)[0]
     config = Config(model, data, protocol, device, surrogate, prove=prove)
     config = searched_by(config, options, out)
     header = record_header(config)
@@ -92,6 +88,18 @@ def computed(
             blocks.keep_outputs(np.concatenate(kept, axis=1))
         _compute(config, header, blocks, options)
         return store.find(name) or _vanished(store.path(name))
+
+
+def workers_of(options: RunOptions) -> tuple[torch.device, ...]:
+    """The devices, each of which has a worker where there are several; the first decides.
+
+    Raises:
+        InputError: one that there is not, or several in a process that may have none of its own.
+    """
+    found = devices(options.device)
+    if len(found) > 1:
+        check_guarded()
+    return found
 
 
 def _outputs(config: Config) -> list[Outputs | None]:
@@ -121,6 +129,7 @@ def _compute(
 ) -> None:
     """Compute what is missing, block by block, and write the final record."""
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    resumed = blocks.begun()  # what its blocks took is not known
     data, path, workers = config.data, options.save_adversarial, devices(options.device)
     decided = _decided(config, blocks, options)
     found, proving, plan = decided.warnings, decided.proving, decided.plan
@@ -129,7 +138,7 @@ def _compute(
     if path is not None:
         save_adversarial(path, blocks, rows, data.shape, len(done))
     details = _details(config.device) | {"started": started}
-    details["seconds"] = round(time.monotonic() - clock, 3)
+    details["seconds"] = None if resumed else round(time.monotonic() - clock, 3)
     if len(workers) > 1:
         details["devices"] = [str(device) for device in workers]
     if options.ray is not None:
@@ -170,10 +179,10 @@ class _Decided:
 def _decided(config: Config, blocks: Blocks, options: RunOptions) -> _Decided:
     networks = load_networks(config)
     options.stage("checking the network")
-    found, random, own = _probed(config, networks)
-    size = batch_size(config, options, blocks)
+    found, random, own = probed(config, networks)
+    size = batch_size(config, options, blocks, random=any(random))
     plan = planned_sizes(config.data, devices(options.device), blocks, size)
-    _check_batches(config, networks, random, plan["batch_size"])
+    check_batches(config, networks, random, plan["batch_size"])
     proving = begin(config, networks.model, any(random), plan.get("prove"))
     if "prove" not in plan:
         plan["prove"] = proving.plan  # a resumed run proves as the first one did
@@ -242,7 +251,7 @@ def _summed(done: Sequence[FinishedBlock], kind: str) -> Counter[str]:
     return counts
 
 
-def _probed(config: Config, networks: Networks) -> tuple[list[str], Random, NetworkTraits]:
+def probed(config: Config, networks: Networks) -> tuple[list[str], Random, NetworkTraits]:
     """What the probe warns of in both networks; which of them draw at random; all of the first.
 
     Raises:
@@ -266,7 +275,7 @@ def _probed(config: Config, networks: Networks) -> tuple[list[str], Random, Netw
     return warnings, Random(own.random, other.random), own
 
 
-def _check_batches(config: Config, networks: Networks, random: Random, size: int) -> None:
+def check_batches(config: Config, networks: Networks, random: Random, size: int) -> None:
     """Nothing, if batches larger than any that the probe tried change no logits either.
 
     Raises:

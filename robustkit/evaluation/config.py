@@ -142,10 +142,12 @@ def resolve_protocol(
     *,
     norm: Norm | None = None,
     target: Target = "none",
-    seed: int = 0,
+    seed: int | None = None,
     settings: Sequence[str] = (),
 ) -> Protocol:
     """A protocol with its budgets filled in: as given, else its own, else the data set's usual.
+
+    Target and seed are its own, too, where none are given.
 
     Raises:
         ProtocolError: no budgets are known, the protocol is of another norm, or its parts don't go
@@ -165,7 +167,7 @@ def resolve_protocol(
         raise ProtocolError(f"{found.name}: contains no attack, so --target does not apply")
     if chosen not in get_args(Target):
         raise ProtocolError(f"target {chosen!r}: known are {', '.join(get_args(Target))}")
-    seed = whole_number(seed, "--seed")
+    seed = whole_number(found.seed if seed is None else seed, "--seed")
     return protocols.checked_protocol(replace(found, target=chosen, seed=seed))
 
 

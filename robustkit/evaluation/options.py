@@ -12,7 +12,11 @@ Progress = Callable[[float, int], None]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How an evaluation is run; none but `precision` changes a row beyond float32 rounding."""
+    """How an evaluation is run; none but `precision` changes a row beyond float32 rounding.
+
+    A network that draws at random does so for a whole batch: there the batch size, and on how many
+    devices, decide which draws are made.
+    """
 
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"

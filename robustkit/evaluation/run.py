@@ -35,13 +35,7 @@ def run(
     Raises:
         InputError, EvaluationFailed: as `evaluate`.
     """
-    if options.batch_size != "auto":
-        whole_number(options.batch_size, "--batch-size", least=1)
-    if options.precision not in get_args(Precision):
-        raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
-    if prove not in get_args(Prove):
-        raise InputError(f"prove {prove!r}: expected auto or off")
-    check_surrogate(protocol, surrogate)
+    check_asked(protocol, options, surrogate, prove)
     model = verifying(model, data)
     surrogate = surrogate and verifying(surrogate, data)
     kind = kind_of_device(options.device)
@@ -53,3 +47,22 @@ def run(
     from robustkit.evaluation.computing import computed  # torch
 
     return computed(model, data, protocol, out, options, surrogate, prove)
+
+
+def check_asked(
+    protocol: Protocol, options: RunOptions, surrogate: EvaluatedModel | None, prove: Prove
+) -> None:
+    """Nothing, if what is asked makes sense together, as far as is known without torch.
+
+    Raises:
+        InputError: it does not.
+    """
+    if options.batch_size != "auto":
+        whole_number(options.batch_size, "--batch-size", least=1)
+    if options.precision not in get_args(Precision):
+        raise InputError(f"--precision {cut(options.precision)}: {_KNOWN}")
+    if prove not in get_args(Prove):
+        raise InputError(f"prove {prove!r}: expected auto or off")
+    if options.ray is not None and (options.device == "all" or "," in options.device):
+        raise InputError("--ray takes the cluster's own devices; give it or several --device")
+    check_surrogate(protocol, surrogate)

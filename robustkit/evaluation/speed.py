@@ -4,8 +4,8 @@ Kept, so that another load of the machine cannot flip a choice on which rows han
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from robustkit.attacks import REVISION, SearchNetwork, build_search, draws_at_ra
 from robustkit.attacks.contract import FEW
 from robustkit.attacks.precision import Low
 from robustkit.attacks.prepared import logits_and_gradient
-from robustkit.device import fitting
+from robustkit.device import fitting, with_threads
 from robustkit.errors import InputError
 from robustkit.evaluation.config import Config, LowSearch
 from robustkit.evaluation.options import RunOptions
@@ -99,24 +99,31 @@ def searched_by(config: Config, options: RunOptions, out: Path) -> Config:
     Raises:
         InputError: the precision that is asked for does not go with device, attack or network.
     """
+    check_precision(config, options.precision)  # before anything is claimed
     asked = options.precision
-    if asked == "float32":
+    if asked == "auto" and not unsuited(config.protocol, transfer=config.surrogate is not None):
+        choice = chosen(config, out)
+        options.told(f"--precision auto: {choice}")
+        asked = choice.precision
+    if asked in ("auto", "float32"):
         return config
+    return _low(config, asked, options, lambda: pass_times(config, out))
+
+
+def check_precision(config: Config, asked: Any) -> None:
+    """Nothing, if attacks can search in the precision that is asked for.
+
+    Raises:
+        InputError: it does not go with device, attack or network.
+    """
+    if asked in ("auto", "float32"):
+        return
     reason = unsuited(config.protocol, transfer=config.surrogate is not None)
     if asked == "tf32" and config.device.type != "cuda":
         reason = f"{config.device.type} has no TF32; use bf16"
-    if asked == "auto":
-        if reason:
-            return config
-        choice = chosen(config, out)
-        options.told(f"--precision auto: {choice}")
-        if choice.precision == "float32":
-            return config
-        return _low(config, choice.precision, options, lambda: pass_times(config, out))
     if reason:
         raise InputError(f"--precision {asked}: {reason}")
-    _search_network(config, asked)  # or say why not, before anything is claimed
-    return _low(config, asked, options, lambda: pass_times(config, out))
+    _search_network(config, asked)
 
 
 def unsuited(protocol: Protocol, *, transfer: bool) -> str:
@@ -128,11 +135,14 @@ def unsuited(protocol: Protocol, *, transfer: bool) -> str:
     return ""
 
 
-def batch_size(config: Config, options: RunOptions, blocks: Blocks) -> Any:
-    """Images a batch: as given, as the key has it, as measured where that is worth it, or auto."""
+def batch_size(config: Config, options: RunOptions, blocks: Blocks, *, random: bool) -> Any:
+    """Images a batch: as given, as the key has it, as measured where that is worth it, or auto.
+
+    Of networks that draw at random, for a whole batch at once, no stopwatch chooses the draws.
+    """
     if config.low is not None:
         return config.low.batch_size
-    if options.batch_size != "auto" or blocks.kept_plan() is not None:
+    if random or options.batch_size != "auto" or blocks.kept_plan() is not None:
         return options.batch_size
     folder = blocks.final.parent
     kept = (folder / _file(config)).exists()
@@ -190,17 +200,6 @@ def pass_times(config: Config, folder: Path) -> PassTimes:
 # --- in parts -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """With one thread: several count as work how they wait for a processor that others hold."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _low(
     config: Config, precision: Any, options: RunOptions, times: Callable[[], PassTimes]
 ) -> Config:
@@ -224,7 +223,7 @@ def _question(protocol: Protocol) -> dict[str, Any]:
     return {name: part for name, part in protocol.resolved().items() if name != "seed"}
 
 
-@_one_thread()
+@with_threads(1)  # several count as work how they wait for a processor that others hold
 def _tried(config: Config, words: Sequence[Any]) -> dict[str, float]:
     networks = {word: _search_network(config, word) for word in words}
     return trial(config, {"float32": _search_network(config, None), **networks})
@@ -268,7 +267,7 @@ def _search_network(config: Config, precision: Low | None) -> SearchNetwork:
     return search_network(model, few, precision)
 
 
-@_one_thread()
+@with_threads(1)  # several count as work how they wait for a processor that others hold
 def _measured(config: Config) -> PassTimes:
     kind = config.device.type
     unfit: dict[str, str] = {}

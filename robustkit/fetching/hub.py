@@ -33,7 +33,7 @@ from robustkit.fetching.download import (
     make_folder,
 )
 from robustkit.fetching.places import hub_address, hub_cache, own_cache
-from robustkit.files import canonical, write_atomic
+from robustkit.files import aside, canonical, extended, write_atomic
 
 WORDS = (
     "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json",
@@ -191,7 +191,7 @@ def _reference(repository: Repository) -> Path:
 def _receipt(repository: Repository, commit: str, what: str) -> Path:
     """Where it is written down that all of something was fetched."""
     folder = own_cache() / "hub" / repository.id.replace("/", "--") / commit
-    return folder / f"{what.replace(' ', '--').replace('/', '--')}.json"
+    return folder / extended(what.replace(" ", "--").replace("/", "--"), ".json")
 
 
 def commit_in_cache(repository: Repository) -> str | None:
@@ -335,13 +335,13 @@ def _fetch(
 
 def _link(blob: Path, place: Path) -> None:
     """A relative link, or a copy under a second name where links are not allowed."""
-    aside = place.with_name(f".{place.name}.{os.getpid()}")
+    link = aside(place, "tmp")
     try:
-        aside.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
         try:
-            aside.symlink_to(os.path.relpath(blob, place.parent))
+            link.symlink_to(os.path.relpath(blob, place.parent))
         except OSError:
-            os.link(blob, aside)
-        aside.replace(place)
+            os.link(blob, link)
+        link.replace(place)
     except OSError as error:
         raise FetchError(f"{place}: cannot be made ({error.strerror or error})") from error

@@ -2,7 +2,7 @@
 
 This is the only door to seaborn. Pages and files are made through matplotlib's objects, never
 through pyplot's global state. Colours stay apart for the colour-blind, markers and dashes without
-colour. `svg` makes a drawing part of a page, `save` files for a paper.
+colour. `svg` makes a drawing part of a page, `render` files for a paper.
 """
 
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         visible,
     )
     from robustkit.figures.names import level_text, shortened
-    from robustkit.figures.output import Draw, own_axes, render, save, svg
+    from robustkit.figures.output import Draw, own_axes, render, svg
     from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
     from robustkit.figures.training import Quantity, course, learning_curve, memorisation
     from robustkit.figures.transfer import transfer_matrix
@@ -82,7 +82,6 @@ __all__ = [
     "render",
     "robustness",
     "robustness_curve",
-    "save",
     "shortened",
     "smoothed",
     "stages",
@@ -122,7 +121,6 @@ _HOMES = {
     "Draw": "output",
     "own_axes": "output",
     "render": "output",
-    "save": "output",
     "svg": "output",
     "INK": "style",
     "PAGE": "style",

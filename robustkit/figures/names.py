@@ -1,11 +1,11 @@
 """Names that fit into a figure: visible, short, and still different from one another."""
 
-from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import takewhile
 
 from robustkit.errors import shown
+from robustkit.statistics.comparison import numbered
 
 
 def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
@@ -20,20 +20,12 @@ def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
         end = _common([label[start:][::-1] for label in labels])
         before, after = "…" * (start > 0), "…" * (end > 0)
         labels = [f"{before}{label[start : len(label) - end]}{after}" for label in labels]
-    return _numbered([_cut(label, width) for label in labels])
+    return numbered([_cut(label, width) for label in labels])
 
 
 def _cut(label: str, width: int) -> str:
     """Without its middle, where it is too long."""
     return label if len(label) <= width else f"{label[: width // 2 - 1]}…{label[-(width // 2) :]}"
-
-
-def _numbered(labels: Sequence[str]) -> list[str]:
-    counts = Counter(labels)
-    return [
-        f"{label} ({labels[: i + 1].count(label)})" if counts[label] > 1 else label
-        for i, label in enumerate(labels)
-    ]
 
 
 def _common(texts: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 
 from robustkit.figures.hover import add_titles, named_lines
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width, settings
-from robustkit.files import write_atomic
 
 Draw = Callable[[Axes], Axes]
 
@@ -31,34 +29,13 @@ _FORMATS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def save(
-    draw: Draw,
-    folder: Path,
-    name: str,
-    *,
-    style: Style,
-    width: Width = "single",
-    height: float,
-) -> dict[str, Path]:
-    """Write what `draw` draws as `name`.pdf, .svg and .png, by suffix; each file whole.
-
-    `width` is in columns of the style's venue, see `STYLES`; `height` is in inches, and a legend
-    below the plot adds its own.
-
-    Raises:
-        EvaluationFailed: the disk is full or the folder cannot be written.
-    """
-    files = {}
-    for suffix, content in render(draw, name, style=style, width=width, height=height).items():
-        files[suffix] = folder / f"{name}.{suffix}"
-        write_atomic(files[suffix], content)
-    return files
-
-
 def render(
     draw: Draw, name: str, *, style: Style, width: Width = "single", height: float
 ) -> dict[str, bytes]:
-    """The files that `save` writes, as bytes by suffix: vectors, and 300 dots per inch.
+    """What `draw` draws as files fit for a paper, bytes by suffix: vectors, and 300 dots per inch.
+
+    `width` is in columns of the style's venue, see `STYLES`; `height` is in inches, and a legend
+    below the plot adds its own.
 
     Text that none of matplotlib's own fonts has is drawn as boxes in PDF and PNG, not in SVG.
     """

@@ -1,7 +1,9 @@
 """A user's own loss: a function in a file."""
 
+import gc
 import json
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.errors import InputError, RobustkitError, UnknownName, one_line, quoted
 from robustkit.files import digest
@@ -24,6 +28,8 @@ POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 EXACT = (Fraction, Decimal, complex, bytes, PurePath, Enum, np.generic, torch.dtype, torch.device)
 """what Python prints in full, and alike in every process"""
 CODE = (FunctionType, BuiltinFunctionType, type)
+TOLD = ("step", "steps")
+"""keyword-only arguments without a default that the training gives: updates so far, and in all"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +41,48 @@ class CustomLoss(Loss):
     function: Callable[..., Any]
     takes_model: bool
     settings: Mapping[str, Any]
-    """every keyword argument, defaults included"""
+    """every keyword argument, defaults included, but for those told"""
+    told: tuple[str, ...] = ()
+    """which of `TOLD` it takes"""
 
-    def prepare(self, model: nn.Module, images: Tensor) -> "CustomLoss":
-        """Run the function once.
+    def try_out(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> None:
+        """Run the function once, on a batch as a training has it; see `Loss`.
 
         Raises:
-            InputError: it fails, or returns no scalar that depends on the network.
+            InputError: it fails, returns no scalar that depends on the network, or has a parameter
+                of its own, which nothing would train.
         """
         inner = unwrapped(model)
-        with probing(inner, images), torch.enable_grad():
-            classes = checked_logits(inner(images)).shape[1]
-            labels = torch.arange(len(images), device=images.device) % classes
-            loss = self(inner, images, labels, Step(0, torch.Generator(images.device))).loss
-        if not loss.requires_grad:
-            raise InputError(f"{self.name} returned a number that does not depend on the network")
-        return self
+        try:
+            with probing(inner, images), torch.enable_grad():
+                loss = self(inner, images, labels.clone(), step).loss
+                known = {id(images), *map(id, inner.parameters())}
+                leaves = [leaf for leaf in _leaves(loss) if id(leaf) not in known]
+                del loss
+            if (shape := _lasting(leaves)) is not None:
+                size = "×".join(map(str, shape)) or "a scalar"
+                raise InputError(
+                    f"{self.name}: a parameter of the loss's own ({size}) would not be trained; "
+                    "put it into the network, or detach it"
+                )
+        except InputError as error:
+            raise InputError(f"{error} (tried on the first batch, {len(images)} images)") from error
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         """The loss of a batch; see `Loss`.
 
         Raises:
-            InputError: the function fails, or leaves gradients, to which its own would be added.
+            InputError: the function fails, leaves gradients, to which its own would be added, or
+                returns no scalar that depends on the network.
         """
         weights = list(unwrapped(model).parameters())
         before = [_stamp(weight.grad) for weight in weights]
-        result = self._result(model, images, labels)
+        result = self._result(model, images, labels, step)
+        if torch.is_grad_enabled() and not result.loss.requires_grad:
+            raise InputError(
+                f"{self.name} returned a number that does not depend on the network; of a batch "
+                "that has nothing to teach, return 0 * logits.sum()"
+            )
         for weight, stamp in zip(weights, before, strict=True):
             # what is set to zero again after an attack does no harm
             if weight.grad is not None and _stamp(weight.grad) != stamp and weight.grad.any():
@@ -71,32 +93,38 @@ class CustomLoss(Loss):
                 )
         return result
 
-    def _result(self, model: nn.Module, images: Tensor, labels: Tensor) -> Result:
+    def _result(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
         if not self.takes_model:
             logits = as_float32(model(images))
-            return Result(self._value(logits, labels), logits.detach())
-        seen: list[Tensor] = []
-        handle = model.register_forward_hook(lambda _, inputs, output: seen.append(output))
+            return Result(self._value(step, logits, labels), logits.detach())
+        found: list[Tensor | None] = []
+        version = images._version
+
+        def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            if any(one is not None for one in found):
+                return
+            given = next(iter((*args, *named.values())), None)
+            # once a function has written into the batch, it is other images
+            alike = images._version == version and _same(given, images)
+            found.append(checked_logits(output).detach() if alike else None)
+
+        handle = model.register_forward_hook(note, with_kwargs=True)
         try:
-            loss = self._value(model, images, labels)
+            loss = self._value(step, _open(model), images, labels)
         finally:
             handle.remove()
-        if not seen:
+        if not found:
             raise InputError(f"{self.name} must call the model it is given, as model(images)")
-        logits = checked_logits(seen[0]).detach()
-        if len(logits) != len(labels):
-            raise InputError(
-                f"{self.name} passes {len(logits)} images through the network first, of a batch of "
-                f"{len(labels)}; call model(images) first, whose logits give the training "
-                "accuracy, and pass others after it"
-            )
-        return Result(loss, as_float32(logits))
+        answer = found[-1]
+        return Result(loss, None if answer is None else as_float32(answer))
 
-    def _value(self, *arguments: object) -> Tensor:
+    def _value(self, step: Step, *arguments: object) -> Tensor:
         """What the function returns, if it is one number."""
+        told = {"step": step.number, "steps": step.steps}
+        told = {name: told[name] for name in self.told}
         try:
-            value = self.function(*arguments, **self.settings)
-        except RobustkitError:
+            value = self.function(*arguments, **self.settings, **told)
+        except (RobustkitError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
             raise InputError(f"{self.name} failed: {one_line(error)}") from error
@@ -150,6 +178,62 @@ def _stamp(gradient: Tensor | None) -> tuple[int, int] | None:
     return None if gradient is None else (id(gradient), gradient._version)
 
 
+def _same(given: object, images: Tensor) -> bool:
+    """Whether these are the images themselves, or a copy of them."""
+    if given is images:
+        return True
+    if not isinstance(given, Tensor) or given.device != images.device:
+        return False
+    return given.dtype == images.dtype and torch.equal(given, images)
+
+
+def _leaves(value: Tensor) -> Iterator[Tensor]:
+    """Whatever a number depends on that has a gradient of its own."""
+    seen, found = set(), [get_gradient_edge(value).node]
+    while found:
+        node = found.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "AccumulateGrad":
+            yield node.variable  # type: ignore[attr-defined]
+        found += [one for one, _ in node.next_functions if one is not None]
+
+
+def _lasting(leaves: list[Tensor]) -> tuple[int, ...] | None:
+    """The shape of a leaf that is a parameter, or there after the call; those left are taken away.
+
+    Of the others are images that are attacked, or by which a gradient is penalised.
+    """
+    shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, nn.Parameter)]
+    known = [weakref.ref(leaf) for leaf in leaves]
+    leaves.clear()
+    gc.collect()  # what a function leaves in a cycle lasts no longer
+    shapes += [tuple(leaf.shape) for one in known if (leaf := one()) is not None]
+    return shapes[0] if shapes else None
+
+
+def _open(model: nn.Module) -> nn.Module:
+    """The network as a function of others knows it, where a wrapper hides it.
+
+    It has all that the network has; called, it passes through the wrapper, which shares gradients.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return model
+    if "opened" not in vars(model):
+        inner = model.module
+        cls = type(inner)
+        own = {
+            "__call__": lambda _, *args, **named: model(*args, **named),
+            "__reduce_ex__": lambda _, protocol: inner.__reduce_ex__(protocol),  # a copy is bare
+        }
+        opened: nn.Module = object.__new__(type(cls.__name__, (cls,), own))
+        object.__setattr__(opened, "__dict__", vars(inner))
+        vars(model)["opened"] = opened  # past torch, to which it would be a part of the network
+    found: nn.Module = vars(model)["opened"]
+    return found
+
+
 def _numbers(value: Tensor | np.ndarray) -> dict[str, Any] | None:
     """A tensor or array by type, shape and a digest of its numbers; None where it has no bytes."""
     try:
@@ -197,7 +281,14 @@ def load_custom(name: str, settings: Mapping[str, Any]) -> CustomLoss:
             f"{name} takes {len(required)} arguments; a loss takes (logits, labels) or "
             "(model, images, labels), and settings as keyword arguments with defaults"
         )
-    return CustomLoss(name, chosen, len(required) == 3, _keywords(name, signature, settings))
+    told = tuple(
+        p.name
+        for p in signature.parameters.values()
+        if p.kind == p.KEYWORD_ONLY and p.default is p.empty and p.name in {*TOLD} - {*settings}
+    )
+    keywords = _keywords(name, signature, dict.fromkeys(told) | dict(settings))
+    settings = {key: value for key, value in keywords.items() if key not in told}
+    return CustomLoss(name, chosen, len(required) == 3, settings, told)
 
 
 def _keywords(name: str, signature: Signature, settings: Mapping[str, Any]) -> dict[str, Any]:

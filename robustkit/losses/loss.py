@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustkit.errors import InputError
+from robustkit.seeding import generators_kept
 
 
 class Step(NamedTuple):
@@ -22,6 +23,8 @@ class Step(NamedTuple):
     """optimiser steps taken before this one"""
     generator: torch.Generator
     """on the device of the images, for losses that draw"""
+    steps: int = 0
+    """optimiser steps of the whole run; 0: not known"""
 
 
 class Result(NamedTuple):
@@ -29,8 +32,8 @@ class Result(NamedTuple):
 
     loss: Tensor
     """scalar; differentiable from a call, detached from `backward`"""
-    logits: Tensor
-    """N × K, detached: what the network said of the images it was trained on"""
+    logits: Tensor | None
+    """N × K, detached: what the network said of the batch; None where it was never asked"""
 
 
 class Loss(ABC):
@@ -52,6 +55,16 @@ class Loss(ABC):
         with probing(inner, images), torch.no_grad():
             checked_logits(inner(images))
         return self
+
+    def try_out(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> None:
+        """Take the loss of the first batch before the run begins, if that may fail; as in a call.
+
+        What `prepare` leaves as it was is left so here, too.
+
+        Raises:
+            InputError: it failed, or nothing can be learnt by it.
+        """
+        return  # a loss of the registry has been tested
 
     @abstractmethod
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, step: Step) -> Result:
@@ -153,13 +166,12 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def probing(model: nn.Module, images: Tensor, *, evaluate: bool = True) -> Iterator[None]:
-    """Try a network out: afterwards its modes, buffers and the random state are as before.
+    """Try a network out: afterwards its modes, buffers and the random states are as before.
 
     It is in eval mode meanwhile, or, unless `evaluate`, in the modes it was in.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), mode(model, not evaluate):
+    with generators_kept(images.device), mode(model, not evaluate):
         try:
             yield
         finally:

@@ -11,10 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import json
-import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -22,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from robustkit.defaults import torch_defaults
 from robustkit.errors import CheckpointError, InputError, UnknownName, one_line
 from robustkit.files import digest
 from robustkit.models.imported import Neighbours, source_digest
@@ -168,10 +167,11 @@ def parse_name(name: str) -> ModelName:
     raise UnknownName("model", name, MODELS, advice)
 
 
+@torch_defaults(device=False)  # a layout is built on the meta device
 def build(
     name: str, *, num_classes: int = 10, seed: int | None = None, checkpoint: str | None = None
 ) -> "torch.nn.Module":
-    """The architecture with fresh weights, on torch's default device.
+    """The architecture with fresh weights, of float32, on torch's default device.
 
     The weights are drawn from the global generators, or, with `seed`, from their own, and the
     global ones stay as they were. A user's function decides on the number of classes itself. It is
@@ -182,28 +182,13 @@ def build(
         InputError: the user's file or function fails, or its library is not installed.
     """
     # this package answers `robustkit list models`, which must not wait for torch
-    from robustkit.seeding import current, torch_seeded
+    from robustkit.seeding import current, seeded
 
     chosen = parse_name(name)
     if seed is None:
         return _build(chosen, num_classes, checkpoint)
-    with torch_seeded(seed, current()), _seeded(seed):
+    with seeded(seed, current()):
         return _build(chosen, num_classes, checkpoint)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The generators of Python and numpy, by which a user's function may draw; as before then."""
-    import numpy as np
-
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
 
 
 def layout_of(module: "torch.nn.Module") -> Layout:
@@ -326,7 +311,7 @@ def _call(path: Path, name: str, checkpoint: str | None) -> "torch.nn.Module":
     """What the function `name` in the user's file returns."""
     import torch
 
-    made_by = import_function(path, name)
+    made_by = _imported(path, name, "--model")
     given = (checkpoint,) if checkpoint is not None and _takes_one(made_by) else ()
     try:
         made = made_by(*given)
@@ -366,6 +351,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 
+@torch_defaults()  # which a file may set
 def import_function(path: Path, name: str, option: str = "--model") -> Callable[..., Any]:
     """The function of that name in the user's file, imported under a name of its own.
 
@@ -375,6 +361,10 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
         InputError: no such file, or importing it fails.
         UnknownName: it has no such function.
     """
+    return _imported(path, name, option)
+
+
+def _imported(path: Path, name: str, option: str) -> Callable[..., Any]:
     resolved = _existing(path, option).resolve()
     private = f"_robustkit_user_{sha256(str(resolved).encode()).hexdigest()[:16]}"
     found = importlib.util.spec_from_file_location(private, resolved)

@@ -1,17 +1,34 @@
 "use strict";
 // Makes the columns of every table.sortable sortable; without this script the tables are complete.
 (() => {
+  const number = /((?:^[+−-])?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]\d+)?(?:\/\d+)?)/;
+  const read = (text) => {
+    const [top, bottom = 1] = text.replace(/[,+]/g, "").replace("−", "-").split("/");
+    return top / bottom;
+  };
+  // a cell as texts and the numbers between them in turn: "80 %" is "", 80 and " %"; null: not known
   const key = (row, column) => {
     const cell = row.cells[column];
     const value = cell.dataset.value;
-    if (value === undefined) return cell.textContent.trim();
-    return value === "" ? null : Number(value);
+    if (value === undefined) {
+      const text = cell.textContent.trim();
+      if (text === "" || text === "–") return null;
+      return text.split(number).map((part, place) => (place % 2 ? read(part) : part));
+    }
+    const known = Number(value.replace("inf", "Infinity"));
+    return value === "" || Number.isNaN(known) ? null : ["", known];
+  };
+  const order = (a, b) => {
+    for (let i = 0; i < Math.min(a.length, b.length); i++) {
+      const apart = i % 2 ? (a[i] > b[i]) - (a[i] < b[i]) : a[i].localeCompare(b[i], "en");
+      if (apart) return apart;
+    }
+    return a.length - b.length;
   };
   // what is not known stays last, whichever way the rest is sorted
   const compare = (a, b, sign) => {
     if (a === null || b === null) return (a === null) - (b === null);
-    if (typeof a === "number" && typeof b === "number") return sign * (a - b);
-    return sign * String(a).localeCompare(String(b), "en", { numeric: true });
+    return sign * order(a, b);
   };
   const sort = (table, column, head) => {
     const up = head.getAttribute("aria-sort") !== "ascending";

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from robustkit import machine
-from robustkit.errors import EvaluationFailed, InputError, RobustkitError
-from robustkit.parallel.cluster import SAME, Cluster
+from robustkit.errors import EvaluationFailed, RobustkitError
+from robustkit.parallel.cluster import Cluster
 from robustkit.parallel.crew import LOST, News, Workplace, Worksite
 
 
@@ -112,11 +112,9 @@ class RayCrew:
         try:
             found = future.result()
         except errors.RayTaskError as error:
-            if "ModuleNotFoundError" not in str(error):
-                own = isinstance(error.cause, RobustkitError)
-                return [News(worker, "failed", error.cause if own else error)]
-            said = str(error).strip().splitlines()[-1]
-            raise InputError(f"{said}; {SAME}") from error
+            self._cluster.check_installed(error)
+            own = isinstance(error.cause, RobustkitError)
+            return [News(worker, "failed", error.cause if own else error)]
         except errors.RayError as error:
             return [self._lost(worker, error, begins)]
         if begins:

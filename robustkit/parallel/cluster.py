@@ -28,7 +28,6 @@ WAIT = 60.0
 """seconds for which a cluster without any machine is waited for"""
 OF_MACHINE = ("node has died", "node died", "owner has died", "raylet died", "node was terminated")
 """what Ray says of an actor that was lost with its machine, or with the way to it"""
-SAME = "every machine needs the same robustkit installed"
 
 
 @dataclass(slots=True)
@@ -64,6 +63,16 @@ class Cluster:
             return 0
         lanes = self.lanes() + 1
         return lanes if most is None else min(lanes, most)
+
+    def check_installed(self, error: BaseException) -> None:
+        """Of what a worker raised, that it was no want of a module on its machine.
+
+        Raises:
+            InputError: it was.
+        """
+        if "ModuleNotFoundError" in str(error):
+            said = str(error).strip().splitlines()[-1]
+            raise InputError(f"{said}; every machine needs the same robustkit installed") from error
 
     def lost_machine(self, error: BaseException) -> bool:
         """Whether a worker was lost with its machine, and not by its own doing."""

@@ -7,10 +7,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.process import BaseProcess, current_process, parent_process
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -28,16 +29,27 @@ UNGUARDED = 'in a script, the call must stand under `if __name__ == "__main__":`
 
 def end_with(parent: int) -> None:
     """Set up a worker: signals end it at once, and so does the end of its parent."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which its parent ends it
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # else its parent goes on, too
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:
         # a killed parent leaves its workers behind, which would hold on to what they work on
-        while os.getppid() == parent:
-            time.sleep(WATCH)
+        above = parent_process()
+        if sys.platform == "win32" and above:  # getppid tells nothing of its end there
+            above.join()
+        else:
+            while os.getppid() == parent:
+                time.sleep(WATCH)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_workers(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes at once, and no other of the program's: leaving it waits for them."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
 
 
 @contextmanager

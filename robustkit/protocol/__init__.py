@@ -6,6 +6,8 @@ kind of attack is a frozen dataclass here and one `match` arm in `robustkit.atta
 
 from robustkit.protocol.attacks import (
     APGD,
+    BEYOND,
+    BUDGETLESS,
     CW,
     DDN,
     FAB,
@@ -71,6 +73,8 @@ from robustkit.protocol.protocol import (
 __all__ = [
     "APGD",
     "BALLS",
+    "BEYOND",
+    "BUDGETLESS",
     "CW",
     "DDN",
     "FAB",

@@ -369,6 +369,10 @@ UNTARGETED: tuple[type[Attack], ...] = (DeepFool, Boundary, HopSkipJump, FAB)
 """attacks that can only look for any wrong class"""
 MINIMAL: tuple[type[Attack], ...] = (DeepFool, DDN, FMN, CW, Boundary, HopSkipJump)
 """attacks that look for the smallest perturbation in a ball, within the budgets or not"""
+BUDGETLESS: tuple[type[Attack], ...] = (*MINIMAL, SigmaZero, SpatialGrid, SpatialRandom)
+"""attacks that look for the smallest perturbation at once, whatever the order of budgets"""
+BEYOND: tuple[type[Attack], ...] = (FAB,)
+"""attacks at fixed budgets that keep what they find beyond them, too"""
 
 
 def kind_of(attack: Attack) -> str:

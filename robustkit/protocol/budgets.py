@@ -115,31 +115,31 @@ def budget_key(text: str) -> tuple[Fraction, str]:
     return value, str(value)
 
 
-def check_budgets(norm: Norm, epsilons: Sequence[Epsilon], where: str = "--epsilon") -> None:
+def check_budgets(norm: Norm, epsilons: Sequence[Epsilon]) -> None:
     """Nothing, if budgets are such as the norm has.
 
     Raises:
         ProtocolError: one is not, or they are not nested.
     """
     if len(epsilons) > MOST:
-        raise ProtocolError(f"{where}: {len(epsilons)} budgets; at most {MOST} fit into a record")
+        raise ProtocolError(f"--epsilon: {len(epsilons)} budgets; at most {MOST} fit into a record")
     for epsilon in epsilons:
         if epsilon.transforms != (norm == "spatial"):
             raise ProtocolError(
-                f"{where}: {epsilon.text} is a rotation and translation, no {norm} budget"
+                f"--epsilon: {epsilon.text} is a rotation and translation, no {norm} budget"
                 if epsilon.transforms
-                else f"{where}: {epsilon.text}: write how far is rotated and moved: 30deg+3px, "
+                else f"--epsilon: {epsilon.text}: write how far is rotated and moved: 30deg+3px, "
                 "30deg or 3px"
             )
         if epsilon.ray != epsilons[0].ray:
             raise ProtocolError(
-                f"{where}: {epsilons[0].text} and {epsilon.text}: not in one proportion, so "
+                f"--epsilon: {epsilons[0].text} and {epsilon.text}: not in one proportion, so "
                 "neither holds the other; give each to an evaluation of its own"
             )
         if norm in COUNTS and epsilon.value.denominator != 1:
             raise ProtocolError(
-                f"{where}: {epsilon.text}: a budget in {norm} counts {COUNTS[norm]}; give a whole "
-                "number"
+                f"--epsilon: {epsilon.text}: a budget in {norm} counts {COUNTS[norm]}; give a "
+                "whole number"
             )
 
 

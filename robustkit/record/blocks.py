@@ -171,8 +171,12 @@ class Blocks:
 
     def drop_unless_begun(self) -> None:
         """Forget plans for blocks of which none is done."""
-        if not any(self.folder.glob("block-*.parquet")):
+        if not self.begun():
             self.drop()
+
+    def begun(self) -> bool:
+        """Whether a block is done."""
+        return any(self.folder.glob("block-*.parquet"))
 
     def _path(self, block: int) -> Path:
         return self.folder / f"block-{block:06d}.parquet"

@@ -1,7 +1,8 @@
 """Pages and reports, rebuilt from records and plain values; they need no torch."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from robustkit.lazy import lazily
 
 if TYPE_CHECKING:
     from robustkit.reporting.evaluation import page
@@ -11,9 +12,5 @@ __all__ = ["StudyFiles", "page", "write"]
 
 _HOMES = {"page": "evaluation", "StudyFiles": "study", "write": "study"}
 
-
-def __getattr__(name: str) -> Any:
-    # late, so that whoever only needs the wording does not wait for seaborn
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)
+"""whoever only needs the wording does not wait for seaborn"""

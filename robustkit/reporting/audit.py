@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from robustkit import figures
 from robustkit.auditing.outcome import Audit, ClassRow, Stage, by_robustness, worst_classes
-from robustkit.auditing.stored import audit_schema, encoded, read_audit
+from robustkit.auditing.stored import encoded, read_audit
 from robustkit.auditing.wording import budget, tolerance
 from robustkit.errors import shown
 from robustkit.figures import Draw, svg
@@ -30,7 +30,7 @@ from robustkit.reporting.modelcard import model_card, severity_heads
 from robustkit.reporting.wording import interval, percent, readable
 from robustkit.statistics import Estimate
 
-__all__ = ["AuditFiles", "audit_schema", "page", "read_audit", "write"]
+__all__ = ["AuditFiles", "page", "read_audit", "write"]
 
 CONFUSIONS_SHOWN = 10
 WIDTH = 4.6
@@ -95,7 +95,6 @@ def page(audit: Audit) -> str:
         "audit.html.jinja",
         title=f"Audit of {PurePath(str(audit.checkpoint.get('path'))).name}",
         audit=audit,
-        survived=audit.survived,
         rules_failed=[rule for rule in audit.policy if not rule.passed],
         budgets=_budgets(audit),
         certified_by=_certified_by(audit),

@@ -38,6 +38,7 @@ from robustkit.summary import (
     class_accuracy,
     found_by,
     median_distance,
+    median_is_hidden,
     passes_by_attack,
     reference,
     robust_points,
@@ -222,6 +223,11 @@ def _median(evaluation: Evaluation, right: int) -> str:
     if right == 0:
         return "No image is classified correctly without attack, so there is nothing to perturb."
     of = f"of the {count(right)} images classified correctly without attack"
+    if median_is_hidden(evaluation):
+        return (
+            f"The median smallest perturbation {of} is not known: images proved at ε = "
+            f"{evaluation.epsilons[-1].text} were not attacked there."
+        )
     if median is None:
         return f"For more than half {of}, no perturbation that fools the model was found."
     return (

@@ -228,8 +228,7 @@ def _along(
 
 def _forest(panel: Panel, name: str) -> Illustration:
     alternative = [
-        f"{c.a} vs {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), "
-        f"{c.verdict}."
+        f"{c.a} vs {c.b}{_at(c.level, panel.percent)}: {in_points(c)} points ({ends(c)}), {c.word}."
         for c in panel.comparisons
     ]
     made = dict.fromkeys(c.difference.method for c in panel.comparisons if c.difference)

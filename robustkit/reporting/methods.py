@@ -1,36 +1,43 @@
 """A methods paragraph and the publications behind it, made from what is on record."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
+from robustkit.protocol import BUDGETLESS, KINDS, search_of
 from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
+from robustkit.reporting import trainings
 from robustkit.reporting.references import (
     CERTIFICATES,
     INTERVALS,
     attack_reference,
     bibtex,
     cited,
-    compression_key,
-    loss_reference,
 )
 from robustkit.reporting.wording import readable
-from robustkit.spec import ACCURACY, merged_table
 from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import listed
-from robustkit.statistics.estimate import counted
-from robustkit.study.findings import WORDS
+from robustkit.statistics.estimate import counted, percent
 
 BOUNDS = (CERTIFICATES["interval"], CERTIFICATES["linear"])
-_VERIFIED = (
-    "An image counts as robust at ε if it is classified correctly and none of the attacks finds an "
-    "adversarial example within ε (worst case per image); each is checked again in float32."
+_COUNTED = (
+    "An image counts as robust at ε{} if it is classified correctly and none of the attacks{} "
+    "finds an adversarial example within ε (worst case per image); each is checked again in "
+    "float32."
 )
+_VERIFIED = _COUNTED.format("", "")
+_VERIFIED_ALONE = _COUNTED.format(" under a protocol", " of that protocol")
+_SEARCHED = {
+    "bisect": "Budgets were bisected for each image: where an attack failed, it tried no smaller "
+    "one, and where it succeeded, it went on below.",
+    "scan": "Each attack tried the budgets of an image from the smallest up to the first success.",
+}
+"""in which order budgets were tried"""
 NO_NUMBERS = ("kind", "random_start", "target_order")
 """keys of an attack that its name tells, or that say nothing where they are as usual"""
 
@@ -69,6 +76,7 @@ def of_evaluations(evaluations: Sequence[Evaluation], clean: Estimate) -> Method
     sentences = [
         f"We evaluated {which} on {_images(header['data'])}.",
         *(_attacked(attacks, norm, _budgets(protocol), protocol["resolved"])),
+        *_searched([(search_of(protocol["resolved"]), attacks)]),
         *([] if attacks else ["Nothing was attacked."]),
         *(_transferred(header) if attacks else ()),
         *([_VERIFIED] if attacks else []),
@@ -96,6 +104,7 @@ def of_audit(audit: Audit) -> Methods:
         f"We audited {audit.checkpoint.get('path')} on {_images(audit.data)} (budget: "
         f"{audit.budget}): {judged}.",
         *_attacked(ran.attacks, audit.norm, [lv.epsilon for lv in audit.robust], {"seed": seed}),
+        *_searched(ran.searches),
         *([_VERIFIED] if ran.attacks else ["Nothing was attacked."]),
         *_looked(audit),
         _intervals(audit.clean.method),
@@ -108,21 +117,23 @@ def of_audit(audit: Audit) -> Methods:
 def of_study(outcome: Outcome) -> Methods:
     """Of a study: its networks, seeds, attacks, and how methods were compared."""
     versions = outcome.provenance.get("Versions", {})
-    protocols = [p for p in outcome.protocols.values() if p["resolved"]["attacks"]]
+    protocols = {n: p for n, p in outcome.protocols.items() if p["resolved"]["attacks"]}
     measures = dict.fromkeys(panel.measure for panel in outcome.panels)
-    trained = _trained(outcome)
-    sentences = [*_networks(outcome), *_made(outcome), *_losses(trained), *_selected(outcome)]
-    sentences += [*([f"Measured: {'; '.join(measures)}."] if measures else [])]
-    keys = [*_engine_keys(versions), *(key for method in trained for key in _training_keys(method))]
-    for protocol in protocols:
-        attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
-        sentences += _attacked(attacks, norm, _budgets(protocol), protocol["resolved"])
-        keys += _attack_keys(attacks, norm)
-    precision = _study_file(outcome).get("test", {}).get("precision", "") if protocols else ""
+    trained = trainings.methods(outcome)
+    keys = [*_engine_keys(versions), *(key for m in trained for key in trainings.keys(m))]
+    for protocol in protocols.values():
+        keys += _attack_keys(protocol["resolved"]["attacks"], protocol["norm"])
+    precision = trainings.file_of(outcome).get("test", {}).get("precision", "") if protocols else ""
     searched = {"auto": "whichever precision was fastest"}.get(precision, precision)
-    sentences += [*([_VERIFIED] if protocols else []), *_tests(outcome)]
-    sentences += [_versions(versions, searched)]
-    return _methods(list(dict.fromkeys(sentences)), keys, versions)
+    sentences = [
+        *trainings.sentences(outcome),
+        *([f"Measured: {'; '.join(measures)}."] if measures else []),
+        *_protocols(protocols),
+        *trainings.surrogates(outcome),
+        *_tests(outcome),
+        _versions(versions, searched),
+    ]
+    return _methods(sentences, keys, versions)
 
 
 def _methods(sentences: Iterable[str], keys: Iterable[str], engine: Mapping[str, Any]) -> Methods:
@@ -143,79 +154,6 @@ def _budgets(protocol: Mapping[str, Any]) -> list[str]:
     return [str(entry["epsilon"]) for entry in protocol["epsilons"]]
 
 
-def _networks(outcome: Outcome) -> Iterator[str]:
-    done = [c for c in outcome.cells if c.purpose == "compared" and c.status == "done"]
-    methods = dict.fromkeys(line.method for panel in outcome.panels for line in panel.lines)
-    seeds = sorted({cell.seed for cell in done})
-    if done:
-        yield (
-            f"We compared {listed(list(methods))}: {len(done):,} networks, random seeds "
-            f"{listed([str(seed) for seed in seeds])}."
-        )
-
-
-def _study_file(outcome: Outcome) -> Mapping[str, Any]:
-    """What the study's file says."""
-    with suppress(ValueError):  # an outcome that was made by hand has no whole file
-        return merged_table(outcome.file, outcome.changes)
-    return {}
-
-
-def _made(outcome: Outcome) -> Iterator[str]:
-    """How long networks were trained, and on what."""
-    if asked := _study_file(outcome).get("train"):
-        batch = f" of {size:,} images" if (size := asked.get("batch_size")) else ""
-        yield (
-            f"Each network ({asked.get('model')}) was trained on {asked.get('data')} for "
-            f"{asked.get('steps', 0):,} updates{batch}."
-        )
-
-
-def _selected(outcome: Outcome) -> Iterator[str]:
-    """Which configurations won, where there were several, and by which score."""
-    file, chosen = _study_file(outcome), outcome.provenance.get("Selected configurations")
-    # earlier versions told the only configuration of a method, too, as if it were a choice
-    if chosen and any(len(method.get("choose", ())) > 1 for method in file.get("method", ())):
-        told = "; ".join(f"{method}: {text}" for method, text in chosen.items())
-        score = file.get("tuning", {}).get("score", ACCURACY)
-        yield f"Configurations, selected by {WORDS.get(score, score)}: {told}."
-
-
-def _trained(outcome: Outcome) -> Sequence[Mapping[str, Any]]:
-    """The methods of the study's file that are trained."""
-    return [method for method in _study_file(outcome).get("method", ()) if method.get("loss")]
-
-
-def _losses(trained: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """How each method was trained."""
-    if trained:
-        yield f"Training losses: {'; '.join(map(_loss, trained))}."
-
-
-def _loss(method: Mapping[str, Any]) -> str:
-    """'l2-margin: large-margin loss (Elsayed et al., 2018; norm ℓ₂, alpha none)'."""
-    settings = method.get("settings", {})
-    numbers = ", ".join(
-        f"{key.replace('_', ' ')} {symbol(str(value)) if key == 'norm' else readable(value)}"
-        for key, value in settings.items()
-    )
-    name, keys = loss_reference(str(method["loss"]))
-    inside = "; ".join(filter(None, (cited(keys), numbers)))
-    named = name if method["name"] == name else f"{method['name']}: {name}"
-    text = f"{named}{f' ({inside})' if inside else ''}"
-    recipe = method.get("recipe", {})
-    text += f", by {world} processes" if (world := recipe.get("processes", 1)) > 1 else ""
-    if not (scheme := str(recipe.get("compress", ""))):
-        return text
-    by = cited(compression_key(scheme))
-    return f"{text}, gradients compressed by {scheme}{f' ({by})' if by else ''}"
-
-
-def _training_keys(method: Mapping[str, Any]) -> tuple[str, ...]:
-    scheme = str(method.get("recipe", {}).get("compress", ""))
-    return (*loss_reference(str(method["loss"])).keys, *compression_key(scheme))
-
-
 def _attacked(
     attacks: Sequence[Mapping[str, Any]],
     norm: str,
@@ -231,6 +169,49 @@ def _attacked(
     seeded = "" if seed is None else f", random seed {seed}"
     yield (f"Threat model: perturbations {within(norm)}{at}, on pixels in [0, 1], {kind}{seeded}.")
     yield f"Attacks: {'; '.join(dict.fromkeys(_attack(attack, norm) for attack in attacks))}."
+
+
+def _protocols(protocols: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Threat models, attacks, and what counts as robust; of several protocols each by its name.
+
+    Every panel counts its own protocol alone.
+    """
+    several = len(protocols) > 1
+    threats, orders = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    attacks = []
+    for name, protocol in protocols.items():
+        resolved = protocol["resolved"]
+        own = resolved["attacks"]
+        threat, listing = _attacked(own, protocol["norm"], _budgets(protocol), resolved)
+        threats[threat].append(name)
+        attacks.append(_of(listing, [name]) if several else listing)
+        for order in _searched([(search_of(resolved), own)]):
+            orders[order].append(name)
+    for text, of in threats.items():
+        yield text if len(of) == len(protocols) else _of(text, of)
+    yield from attacks
+    for text, of in orders.items():
+        theirs = f"With {listed(of)}: {text[:1].lower()}{text[1:]}"
+        yield text if len(of) == len(protocols) else theirs
+    if protocols:
+        yield _VERIFIED_ALONE if several else _VERIFIED
+
+
+def _of(text: str, names: Sequence[str]) -> str:
+    """'Attacks: …' as 'Attacks of a and b: …'."""
+    return text.replace(":", f" of {listed(names)}:", 1)
+
+
+def _searched(
+    found: Iterable[tuple[str | None, Sequence[Mapping[str, Any]]]],
+) -> Iterator[str]:
+    """In which order budgets were tried, of protocols that had several: the order, and attacks."""
+    orders = {
+        order
+        for order, attacks in found
+        if any(KINDS.get(str(attack.get("kind"))) not in BUDGETLESS for attack in attacks)
+    }
+    yield from (text for order, text in _SEARCHED.items() if order in orders)
 
 
 def _transferred(header: Mapping[str, Any]) -> Iterator[str]:
@@ -286,13 +267,27 @@ def _looked(audit: Audit) -> Iterator[str]:
 
 
 def _tests(outcome: Outcome) -> Iterator[str]:
-    """How methods were compared, each way once."""
-    found = (c for panel in outcome.panels for c in panel.comparisons)
-    ways = dict.fromkeys(
-        ", ".join(filter(None, (c.test, c.correction, c.unit))) for c in found if c.test
-    )
-    if ways:
-        yield f"Comparisons: {'; '.join(ways)}."
+    """How methods were compared, each way once, with the differences that count as none."""
+    found = [c for panel in outcome.panels for c in panel.comparisons]
+    found += [c for judgement in outcome.judgements for c in judgement.comparisons]
+    ways: dict[str, dict[float, None]] = {}
+    for c in found:
+        if c.test:
+            way = ways.setdefault(", ".join(filter(None, (c.test, c.correction, c.unit))), {})
+            way |= {} if c.delta is None else {c.delta: None}
+    if not ways:
+        return
+    levels = dict.fromkeys(percent(c.confidence) for c in found if c.test)
+    kind = "simultaneous " if any(c.correction for c in found) else ""
+    within = ", equivalent where these lie within ±Δ" if any(ways.values()) else ""
+    told = (f"{way}{f', Δ = {_points(deltas)}' if deltas else ''}" for way, deltas in ways.items())
+    yield (f"Comparisons by {kind}{listed(list(levels))} intervals{within}: {'; '.join(told)}.")
+
+
+def _points(deltas: Iterable[float]) -> str:
+    """'0.5 and 2 points'."""
+    each = [f"{100 * delta:.10g}" for delta in sorted(deltas)]
+    return f"{listed(each)} {'point' if each == ['1'] else 'points'}"
 
 
 def _intervals(method: str) -> str:

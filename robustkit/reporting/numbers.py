@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from io import StringIO
 from itertools import chain
-from math import inf, isfinite
+from math import isfinite
 from typing import Literal
 
 from robustkit.analysis.outcome import (
@@ -23,7 +23,6 @@ from robustkit.analysis.outcome import (
 from robustkit.errors import shown
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.comparison import AT_CHANCE
-from robustkit.statistics.power import SEEDS
 
 Section = Literal[
     "estimate",
@@ -198,7 +197,7 @@ def _judgement(judgement: Judgement) -> Iterator[NumberRow]:
     yield row
     if (seeds := judgement.seeds_needed) is not None:
         row = NumberRow("claim", judgement.name, quantity="paired seeds needed, power 80 %")
-        yield replace(row, value=seeds, note=f"more than {SEEDS[-1]}" if seeds == inf else "")
+        yield replace(row, value=seeds, note=judgement.needs)
     yield from chain.from_iterable(_comparison(judgement.name, c) for c in judgement.comparisons)
 
 

@@ -31,7 +31,13 @@ _ATTACKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "hopskipjump": ("HopSkipJump", ("chen2020hopskipjump",)),
 }
 """what the literature calls each kind of attack, and the publications of it"""
-_LOSSES = {"dlr": "croce2020reliable", "margin": "carlini2017towards"}
+_LOSSES = {
+    "dlr": "croce2020reliable",
+    "margin": "carlini2017towards",
+    "probability-margin": "xie2024towards",
+    "rescaled-cross-entropy": "yu2023efficient",
+}
+"""publications of what attacks ascend; cross-entropy needs none"""
 _TRAINING: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "cross-entropy": ("cross-entropy", ()),
     "hinge": ("multi-class hinge loss", ("crammer2001algorithmic",)),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from robustkit.data.shelf import path_given
+from robustkit.errors import InputError
+from robustkit.files import is_file, read_text
 from robustkit.models import names_code
 from robustkit.parsing import parse_toml
 from robustkit.protocol import budget_key, parse_protocol, protocol_options, search_of
@@ -42,19 +44,24 @@ def evaluate_command(
 
 def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]:
     """The protocol of a header, unless another is asked, with the budgets of both."""
-    texts = list(query.budgets)
-    if like is None or not _same(like["protocol"], query):
-        name = query.attack or (like["protocol"]["name"] if like else None)
+    texts, own = list(query.budgets), like and like["protocol"]
+    if own is None or not _same(own, query):
+        name = query.attack or (own["name"] if own else None)
         yield from ("--attack", name) if name else ()
         yield from ("--norm", query.norm) if query.norm else ()
+        # of a file that has changed since the budgets are still those that are meant
+        alike = own and name and of_file(name, own) and query.norm in (None, own["norm"])
+        own = own if alike else None
     else:
-        protocol, asked = like["protocol"], like["protocol"]["resolved"]
-        yield from (*protocol_options(protocol), *_settings(protocol))
+        path = query.attack if query.attack and of_file(query.attack, own) else own["name"]
+        yield from (*protocol_options({**own, "name": path}), *_settings(own))
+        asked = own["resolved"]
         yield from ("--target", asked["target"]) if asked["target"] != "none" else ()
         yield from ("--seed", str(asked["seed"])) if asked["seed"] else ()
-        there = set(map(budget_key, asked["epsilons"]))
+    if own is not None:
+        there = set(map(budget_key, own["resolved"]["epsilons"]))
         texts = [text for text in texts if budget_key(text) not in there]
-        texts = [*(entry["epsilon"] for entry in protocol["epsilons"]), *texts]
+        texts = [*(entry["epsilon"] for entry in own["epsilons"]), *texts]
     for text in texts:
         yield from ("--epsilon", text)
 
@@ -154,7 +161,32 @@ def _settings(protocol: Mapping[str, Any]) -> Iterable[str]:
 
 
 def called(name: str, entry: Mapping[str, Any]) -> bool:
-    """Whether a protocol or data set is meant: by name, path, or the beginning of its digest."""
+    """Whether a protocol or data set is meant: by name, path, or the beginning of its digest.
+
+    A protocol by the path of its file, as that is now, or where it is gone, by its name.
+    """
     if name == entry["name"] or (len(name) >= 6 and str(entry["digest"]).startswith(name)):
         return True
-    return "source" in entry and Path(name).absolute() == Path(place(entry)).absolute()
+    if "source" in entry:
+        return Path(name).absolute() == Path(place(entry)).absolute()
+    return of_file(name, entry) and not changed_since(name, entry)
+
+
+def of_file(name: str, protocol: Mapping[str, Any]) -> bool:
+    """Whether a path is that of a protocol's file, as far as its name tells."""
+    return name.endswith(".toml") and Path(name).stem == protocol["name"]
+
+
+def changed_since(name: str, protocol: Mapping[str, Any]) -> bool:
+    """Whether a protocol's file, if it is there, has other attacks than when it was run."""
+
+    def attacks(text: str) -> tuple[object, ...]:
+        found = parse_protocol(parse_toml(text), name, name, norm=protocol["norm"])
+        return found.attacks, found.target, found.search
+
+    if not is_file(Path(name)):
+        return False
+    try:
+        return attacks(read_text(Path(name))) != attacks(protocol["file"])
+    except (ValueError, InputError):  # it is no protocol any more, or none of that norm
+        return True

@@ -36,6 +36,7 @@ from robustkit.results.records import (
     open_record,
 )
 from robustkit.spec import TRAINED
+from robustkit.statistics.comparison import numbered
 
 FEATURES = ("loss", "model", "trained_on", "label_noise", "data_fraction")
 """by what methods are told apart where only records say how networks were made"""
@@ -366,18 +367,8 @@ def named(groups: Sequence[NetworkGroup]) -> tuple[NetworkGroup, ...]:
             return group.given
         return f"{group.name} ({group.given})"
 
-    names = _numbered([name(group) for group in groups])
+    names = numbered([name(group) for group in groups])
     return tuple(replace(group, name=one) for group, one in zip(groups, names, strict=True))
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Names, those that are there several times with a number."""
-    often = Counter(names)
-    found: list[str] = []
-    for place, name in enumerate(names):
-        number = names[:place].count(name) + 1
-        found.append(f"{name} ({number})" if often[name] > 1 else name)
-    return found
 
 
 def check_twice(groups: Sequence[NetworkGroup]) -> None:

@@ -106,7 +106,7 @@ class RecordQuery:
     at: tuple[str, ...] = ()
     """budgets, and "clean" for no attack; everything that is on file where empty"""
     attack: str | None = None
-    """name of the protocol, or the beginning of its digest"""
+    """name of the protocol, its file (.toml), or the beginning of its digest"""
     data: str | None = None
     """name of the data set, or the beginning of its digest"""
     surrogate: str | None = None

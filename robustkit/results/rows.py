@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from robustkit.errors import RecordError
-from robustkit.protocol import budget_key
+from robustkit.protocol import BEYOND, KINDS, budget_key
 from robustkit.record import Example, MeanPasses, examples, mean_passes, read_table
 
 UNBROKEN = np.int8(127)
@@ -108,10 +108,23 @@ def budgets(header: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(entry["epsilon"] for entry in header["protocol"]["epsilons"])
 
 
+def searched_up_to(header: Mapping[str, Any]) -> float:
+    """The largest distance up to which an evaluation has surely looked at every image.
+
+    Images proved at the largest budget are not attacked: of an attack that keeps what it finds
+    beyond the budgets, too, nothing is known of them there. Of other evaluations infinity.
+    """
+    protocol = header["protocol"]
+    kinds = (KINDS.get(attack["kind"]) for attack in protocol["resolved"]["attacks"])
+    if not header.get("prove", {}).get("on") or not any(kind in BEYOND for kind in kinds):
+        return float("inf")
+    return max(float(entry["value"]) for entry in protocol["epsilons"])
+
+
 def distances(path: Path) -> npt.NDArray[np.float64]:
     """The smallest perturbation that fools each image, [N].
 
-    0 for a clean mistake, infinite where nothing was found.
+    0 for a clean mistake, infinite where nothing was found; see `searched_up_to`.
 
     Raises:
         RecordError: no such file, not one of ours, or changed since it was written.

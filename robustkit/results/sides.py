@@ -14,7 +14,7 @@ from robustkit.errors import InputError
 from robustkit.protocol import budget_key, by_transfer, protocol_in_words, symbol
 from robustkit.protocol.file import towards
 from robustkit.record import MeanPasses
-from robustkit.results.command import called, evaluate_command
+from robustkit.results.command import called, evaluate_command, of_file
 from robustkit.results.finder import NetworkGroup
 from robustkit.results.records import (
     CLEAN,
@@ -108,7 +108,10 @@ def _misfit(header: Mapping[str, Any], query: RecordQuery) -> str:
     if query.data and not called(query.data, data):
         return f"was evaluated on {data['name']}, not on {query.data}"
     if query.attack and query.largest and not called(query.attack, protocol):
-        return f"was attacked by {protocol_in_words(protocol)}, not by {query.attack}"
+        told = f"was attacked by {protocol_in_words(protocol)}"
+        if of_file(query.attack, protocol):
+            return f"{told}, but {query.attack} has been changed since, or is another"
+        return f"{told}, not by {query.attack}"
     if query.norm and query.largest and query.norm != protocol["norm"]:
         return f"was attacked in {protocol['norm']}, not in {query.norm}"
     there = set(map(budget_key, protocol["resolved"]["epsilons"]))

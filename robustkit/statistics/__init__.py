@@ -15,7 +15,6 @@ from robustkit.statistics.estimate import (
     mean_over_seeds,
     median_distance,
     outperforming,
-    pairs_needed,
     proportion,
     ratio,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "median_over_seeds",
     "outperforming",
     "over_seeds",
-    "pairs_needed",
     "plan",
     "proportion",
     "ratio",

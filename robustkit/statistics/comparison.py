@@ -1,5 +1,6 @@
 """Two methods compared, and what the data say of them, in numbers and in words."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
@@ -52,13 +53,22 @@ class Comparison:
         """The verdict, unless both are at chance, which decides nothing."""
         return AT_CHANCE if self.at_chance else self.verdict
 
-    def sentence(self, *, where: str = "", measure: str = "points", after: str = "") -> str:
+    @property
+    def lean(self) -> str:
+        """Of what is equivalent, that its interval excludes 0; else ""."""
+        if self.verdict != "equivalent" or self.difference is None:
+            return ""
+        if self.difference.low > 0:
+            return " (better, by less than Δ)"
+        return " (worse, by less than Δ)" if self.difference.high < 0 else ""
+
+    def sentence(self, *, where: str = "", after: str = "") -> str:
         """The verdict in words fit for a paper, then which tests beside it cannot decide.
 
         `where` begins it ("at 80 % label noise"), `after` says for what it holds ("after 4,000
-        steps"). Numbers are in hundredths where `measure` is "points", else as they are.
+        steps").
         """
-        statement = " ".join(part for part in (self._statement(measure), after) if part)
+        statement = " ".join(part for part in (self._statement(), after) if part)
         # a sentence may begin with a method's name, which stays as it is
         text = (
             f"{capital(where)}, {statement}"
@@ -66,40 +76,41 @@ class Comparison:
             else statement.replace("the difference", "The difference", 1)
         )
         chance = [f"{AT_CHANCE.capitalize()}: this level decides nothing."] * self.at_chance
-        return " ".join([f"{text}{self._evidence(measure)}.", *chance, *self._undecided()])
+        return " ".join([f"{text}{self._evidence()}.", *chance, *self._undecided()])
 
-    def _statement(self, measure: str) -> str:
+    def _statement(self) -> str:
         match self.verdict:
             case "better" | "worse":
                 return f"{self.a} is {self.verdict} than {self.b}"
             case "equivalent":
-                within = f"±{_scale(measure) * (self.delta or 0):.10g} {measure}"
-                return f"{self.a} is equivalent to {self.b} within {within}"
+                within = f"±{100 * (self.delta or 0):.10g} points"
+                return f"{self.a} is equivalent to {self.b} within {within}{self.lean}"
             case "inconclusive":
                 return f"the difference between {self.a} and {self.b} is inconclusive"
             case "not tested":
                 return f"{self.a} and {self.b} were not compared"
 
-    def _evidence(self, measure: str) -> str:
+    def _evidence(self) -> str:
         if self.difference is None:
             return f" ({self.reason or 'no data'})"
-        digits = self._digits(measure)
-        low, high = (_number(end, digits) for end in self._ends(measure))
+        digits = self._digits()
+        low, high = (_number(end, digits) for end in self._ends())
         kind = "simultaneous " if self.correction else ""
         interval = f"{kind}{percent(self.confidence)} CI {low} to {high}"
-        size = _signed(_scale(measure) * self.difference.value, digits)
+        size = _signed(100 * self.difference.value, digits)
         grounds = ", ".join(x for x in (self.unit, self.test, self.correction) if x)
-        return f": {size} {measure} ({interval}; {grounds})"
+        return f": {size} points ({interval}; {grounds})"
 
-    def _ends(self, measure: str) -> tuple[float, float]:
+    def _ends(self) -> tuple[float, float]:
+        """Of the interval, in points."""
         if self.difference is None:
             return 0.0, 0.0
-        return _scale(measure) * self.difference.low, _scale(measure) * self.difference.high
+        return 100 * self.difference.low, 100 * self.difference.high
 
-    def _digits(self, measure: str) -> int:
+    def _digits(self) -> int:
         """Two digits of the interval's length, and as many as the verdict needs to be seen."""
-        low, high = self._ends(measure)
-        delta = _scale(measure) * (self.delta or 0.0)
+        low, high = self._ends()
+        delta = 100 * (self.delta or 0.0)
         least = max(1, 1 - floor(log10(high - low))) if high > low else 1
         marks = [(end, mark) for end in (low, high) for mark in (-delta, 0.0, delta)]
         return faithful(marks, least, _MOST_DIGITS)
@@ -146,10 +157,6 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _scale(measure: str) -> float:
-    return 100.0 if measure == "points" else 1.0
-
-
 def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
@@ -163,3 +170,12 @@ def listed(names: Sequence[str]) -> str:
     """Names in a row: "a", "a and b", "a, b and c"; nothing for none."""
     *most, last = names or [""]
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names, those that are there several times with a number: "a (1)", "b", "a (2)"."""
+    often = Counter(names)
+    return [
+        f"{name} ({names[: place + 1].count(name)})" if often[name] > 1 else name
+        for place, name in enumerate(names)
+    ]

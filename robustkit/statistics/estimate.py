@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, sqrt
+from math import exp, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -77,10 +77,8 @@ def exact_upper(count: float, n: int, alpha: float) -> float:
     return 1.0 - exact_lower(n - count, n, alpha)
 
 
-def images_to_settle(
-    share: float, *, above: float, below: float, level: float = 0.95
-) -> int | None:
-    """Fewest images whose exact interval lies above `above`, or below `below`, at this share.
+def images_to_settle(share: float, *, above: float, below: float) -> int | None:
+    """Fewest images whose exact 95 % interval lies above `above`, or below `below`, at this share.
 
     The interval is that of `share` · n of n images, Clopper and Pearson's, continued to counts that
     are not whole. Of `above` < `below` one is always met in the end; None where it takes more than
@@ -88,7 +86,7 @@ def images_to_settle(
     """
 
     def settles(n: int) -> bool:
-        count, alpha = share * n, 1 - level
+        count, alpha = share * n, 1 - 0.95  # as in `proportion`
         return exact_lower(count, n, alpha) > above or exact_upper(count, n, alpha) < below
 
     # either end only comes nearer as images are added, so that what settles goes on doing so
@@ -144,21 +142,6 @@ def outperforming(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
     low, high = exact_lower(wins, n, 1 - level), exact_upper(wins + ties, n, 1 - level)
     method = f"Clopper-Pearson over {n} pairs{ties_note}, {percent(level)}"
     return Estimate((wins + ties / 2) / n, low, high, n, method)
-
-
-def pairs_needed(probability: float = 0.75, alpha: float = 0.05, beta: float = 0.05) -> int:
-    """Pairs that decide when a beats b with this probability: 29 at 0.75.
-
-    Noether's formula (1987) for the one-sided test of "no better than even", as Bouthillier et al.
-    (2021) use it; alpha and beta are the risks of a false and of a missed discovery.
-
-    Raises:
-        InputError: a probability that is not between 0.5 and 1.
-    """
-    if not 0.5 < probability <= 1:
-        raise InputError(f"probability {probability}: expected above 0.5 and at most 1")
-    spread = float(ndtri(1 - alpha) - ndtri(beta))
-    return ceil((spread / (sqrt(6) * (probability - 0.5))) ** 2)
 
 
 def median_distance(distances: ArrayLike, level: float = 0.95) -> Estimate:

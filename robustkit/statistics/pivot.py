@@ -59,7 +59,8 @@ class Student:
     The critical value is the mean of the terms' own t quantiles, weighted by the terms (Cochran
     and Cox 1957, section 4.14). Satterthwaite's single t is shorter, but with 3 seeds that bring
     most of the variance it covers 92.2 % instead of 95 %, and 96.5 % instead of the 99 % that
-    families need; this one covers at least what it says.
+    families need. This one covers at least what it says where the terms are independent and normal;
+    with shares of images, 93.0 % and more of 95 % were measured (tests/benchmarks/coverage.py).
     """
 
     centre: float

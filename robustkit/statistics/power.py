@@ -57,22 +57,29 @@ class Power:
 
     @property
     def seeds_difference(self) -> int | None:
-        """Fewest seeds that show a difference of delta with the power asked for."""
+        """Fewest seeds that show a true difference of delta with the power asked for."""
         return next((row.seeds for row in self.rows if row.difference >= self.power), None)
 
     @property
     def seeds_equivalence(self) -> int | None:
-        """Fewest seeds that show equivalence within delta."""
+        """Fewest seeds that show equivalence within delta where there is no difference."""
         return next((row.seeds for row in self.rows if row.equivalence >= self.power), None)
 
+    @property
+    def in_words(self) -> tuple[str, str]:
+        """Both: "12", "more than 50"."""
+        seeds, most = (self.seeds_difference, self.seeds_equivalence), self.rows[-1].seeds
+        one, other = (f"more than {most}" if n is None else str(n) for n in seeds)
+        return one, other
+
     def sentence(self) -> str:
-        """Both, in words."""
+        """Both, in a sentence fit for a paper."""
         needs = _needs(self.seeds_difference, self), _needs(self.seeds_equivalence, self)
         points = f"{100 * self.delta:.10g} {'point' if self.delta == 0.01 else 'points'}"
         return (
-            f"To show a difference of {points} with power {100 * self.power:.6g} % on "
+            f"To show a true difference of {points} with power {100 * self.power:.6g} % on "
             f"{self.images:,} images takes {needs[0]}; "
-            f"to show equivalence within ±{points}, {needs[1]}."
+            f"to show equivalence within ±{points}, if there is no difference at all, {needs[1]}."
         )
 
 

@@ -288,7 +288,7 @@ def _unknown(network: ExternalNetwork, name: str) -> str:
         return f"{network.path}: has {listed(full)} on record; name the factor"
     if network.metadata.error:
         return network.metadata.error
-    aside = f", or say it in {network.path.name}.toml" if name in TRAINED else ""
+    aside = f", or say it in {sidecar_path(network.path).name}" if name in TRAINED else ""
     return (
         f"{network.path}: its name has no {name}, and nothing on record says it; give the pattern "
         f"a field {{{name}}}{aside}"

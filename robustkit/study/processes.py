@@ -3,16 +3,16 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from typing import NamedTuple
 
 from robustkit.errors import Hindered, InputError
 from robustkit.parallel.crew import LOST, Tries
-from robustkit.parallel.processes import end_with, without_script
+from robustkit.parallel.processes import end_with, end_workers, without_script
 from robustkit.study.cells import in_words
 from robustkit.study.work import Job, WorkerConfig, carry_out
 
@@ -30,56 +30,58 @@ class ProcessExecutor:
         """Carry out jobs; each is yielded when it is done.
 
         Raises:
-            InputError: a job's worker has died too often.
+            InputError: when all else is done, some job's workers have died too often.
             Hindered: a job could not be done for want of something; all others are done.
         """
-        left = list(jobs)
-        for _ in range(LOST):
-            done = []
-            try:
-                for job in self._attempt(left, began):
-                    done.append(job)
-                    yield job
-            except BrokenProcessPool:
-                left = [job for job in left if job not in done]
-                continue
-            return
-        raise InputError(
-            f"worker processes have died {LOST} times, perhaps for lack of memory; try "
-            f"fewer --workers; they were working on {in_words(left[0].cell)} and others"
-        )
+        left, hindered = Left(list(reversed(jobs))), list[Hindered]()
+        while left.waiting:
+            yield from self._attempt(left, hindered, began)
+        left.settle("try fewer --workers")
+        if hindered:
+            raise hindered[0]
 
-    def _attempt(self, jobs: Sequence[Job], began: Callable[[Job], None]) -> Iterator[Job]:
+    def _attempt(
+        self, left: "Left", hindered: list[Hindered], began: Callable[[Job], None]
+    ) -> Iterator[Job]:
+        """Carry out what is left, until a worker dies, with which all of the pool's are gone."""
         # spawned, not forked: torch's threads do not survive a fork
-        context = get_context("spawn")
-        waiting = list(reversed(jobs))
+        context, running = get_context("spawn"), dict[Future[str], Job]()
         with ProcessPoolExecutor(self.workers, context, end_with, (os.getpid(),)) as pool:
-            running: dict[Future[str], Job] = {}
-            hindered: list[Hindered] = []
             try:
-                while waiting or running:
+                while left.waiting or running:
                     if time.monotonic() > self.until:
-                        waiting.clear()
-                    while waiting and len(running) < self.workers:
-                        job = waiting.pop()
+                        left.waiting.clear()
+                    while left.waiting and self._has_room(left, running):
                         with without_script():
-                            running[pool.submit(carry_out, job, self.config)] = job
-                        began(job)
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        job = running.pop(future)
+                            future = pool.submit(carry_out, left.waiting[-1], self.config)
+                        running[future] = left.waiting.pop()
+                        began(running[future])
+                    done = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in sorted(done, key=_broken):
                         try:
                             future.result()
                         except Hindered as error:
                             hindered.append(error)
-                            continue
-                        yield job
+                            del running[future]
+                        else:
+                            yield running.pop(future)
+            except BrokenProcessPool:
+                for job in running.values():
+                    left.again(job, WorkerLoss("its process died", machine=False))
             except BaseException:
                 # an interruption: leaving the pool would wait for its jobs
-                for process in active_children():
-                    process.terminate()
+                end_workers(pool)
                 raise
-            if hindered:
-                raise hindered[0]
+
+    def _has_room(self, left: "Left", running: Mapping[Future[str], Job]) -> bool:
+        """Whether the next job may begin: one on its last try goes alone, and dies of itself."""
+        alone = any(map(left.on_last_try, (left.waiting[-1], *running.values())))
+        return len(running) < (1 if alone else self.workers)
+
+
+def _broken(future: Future[str]) -> bool:
+    """Whether a job's worker died, or another one's of its pool."""
+    return isinstance(future.exception(), BrokenProcessPool)
 
 
 class WorkerLoss(NamedTuple):
@@ -108,14 +110,18 @@ class Left:
         if self.tries.again(job.cell.key, words, machine=loss.machine):
             self.waiting.append(job)
 
-    def settle(self) -> None:
-        """Say what was given up.
+    def on_last_try(self, job: Job) -> bool:
+        """Whether a job is given up at its next loss."""
+        return self.tries.counts[job.cell.key] == LOST - 1
+
+    def settle(self, advice: str) -> None:
+        """Say what was given up, and what can be done.
 
         Raises:
             InputError: something was.
         """
         if self.tries.given_up:
             raise InputError(
-                f"lost {LOST} workers each, perhaps for lack of memory; give a cell more with "
-                f"--cpus-per-cell or --gpus-per-cell: {'; '.join(self.tries.given_up)}"
+                f"lost {LOST} workers each, perhaps for lack of memory; {advice}: "
+                f"{'; '.join(self.tries.given_up)}"
             )

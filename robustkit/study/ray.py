@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from robustkit.checkpoint import named
 from robustkit.errors import InputError, RobustkitError
-from robustkit.parallel.cluster import PAUSE, SAME, Cluster, connected
+from robustkit.parallel.cluster import PAUSE, Cluster, connected
 from robustkit.study.cells import in_words
 from robustkit.study.exchange import (
     Exchange,
@@ -38,7 +38,6 @@ from robustkit.study.store import StudyStore
 from robustkit.study.user_files import check_user_files
 from robustkit.study.work import Job, WorkerConfig, carry_out, load_cached
 
-Result = Callable[[str, str], dict[str, Any] | None]
 SLEEP = 0.5
 """seconds until the next look at a cluster that has no room"""
 SETTLING = 60.0
@@ -237,7 +236,7 @@ class RayExecutor:
         finally:
             for task in running.values():
                 self.cluster.ray.cancel(task.reference, force=True)
-        left.settle()
+        left.settle("give a cell more with --cpus-per-cell or --gpus-per-cell")
 
     def lanes(self) -> int:
         """How many cells the cluster as it is now has room for."""
@@ -260,10 +259,8 @@ class RayExecutor:
         try:
             refused = done.result()
         except errors.RayTaskError as error:
-            if "ModuleNotFoundError" not in str(error):
-                raise
-            said = str(error).strip().splitlines()[-1]
-            raise InputError(f"{said}; {SAME}") from error
+            self.cluster.check_installed(error)
+            raise
         except errors.RayError as error:
             return WorkerLoss(type(error).__name__, self.cluster.lost_machine(error))
         if refused:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from robustkit.checkpoint import named
 from robustkit.errors import CannotWrite, RecordError, Unready
-from robustkit.files import canonical, write_atomic
+from robustkit.files import canonical, extended, write_atomic
 from robustkit.seals import read_sealed, sealed
 from robustkit.study.cells import CellRequirement, Plan
 
@@ -76,27 +76,31 @@ class StudyStore:
 
     def cell(self, key: str) -> dict[str, Any] | None:
         """What a training came to; None: not yet."""
-        return _read(self.folder / "cells" / f"{key}.json")
+        return _read(self._place("cell", key))
 
     def rung(self, name: str) -> dict[str, Any] | None:
         """What a training had come to when it paused; None: not yet."""
-        return _read(self.folder / "rungs" / f"{name}.json")
+        return _read(self._place("rung", name))
 
     def test(self, key: str) -> dict[str, Any] | None:
         """What an evaluation came to; None: not yet."""
-        return _read(self.folder / "tests" / f"{key}.json")
+        return _read(self._place("test", key))
 
     def cost(self, name: str) -> dict[str, Any] | None:
         """Times of training steps; None: not yet."""
-        return _read(self.folder / "costs" / f"{name}.json")
+        return _read(self._place("cost", name))
 
     def keep(self, kind: str, key: str, result: dict[str, Any]) -> None:
         """Write what a cell, rung, test or cost came to."""
-        write_atomic(self.folder / f"{kind}s" / f"{key}.json", _pretty(result))
+        write_atomic(self._place(kind, key), _pretty(result))
 
     def forget(self, kind: str, key: str) -> None:
         """Drop a result, so that it is worked out again."""
-        (self.folder / f"{kind}s" / f"{key}.json").unlink(missing_ok=True)
+        self._place(kind, key).unlink(missing_ok=True)
+
+    def _place(self, kind: str, key: str) -> Path:
+        """Where such a result stands; the name of an analysis may be of any length."""
+        return self.folder / f"{kind}s" / extended(key, ".json")
 
     def keep_plan(self, plan: Plan) -> None:
         """Write the plan, so that a report can be made from files alone."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from robustkit.errors import EvaluationFailed, one_line
-from robustkit.parallel.processes import end_with, without_script
+from robustkit.parallel.processes import end_with, end_workers, without_script
 from robustkit.study.cells import Cell, Test
 from robustkit.study.store import StudyStore, checkpoint_place
 from robustkit.study.work import (
@@ -81,8 +81,7 @@ def measure_throughput(cells: Sequence[Cell], test: Test, config: WorkerConfig) 
             raise EvaluationFailed(f"cannot be timed: {one_line(error)}") from error
         except BaseException:
             # an interruption: leaving the pool would wait for its job
-            for process in active_children():
-                process.terminate()
+            end_workers(pool)
             raise
     return replace(throughput, start=time.monotonic() - began - seconds)
 

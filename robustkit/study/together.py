@@ -4,14 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from robustkit import machine
 from robustkit.errors import InputError, ProcessLost
-from robustkit.parallel.processes import end_with, in_order, without_script
+from robustkit.parallel.processes import end_with, end_workers, in_order, without_script
 
 T = TypeVar("T")
 GRACE = 10.0
@@ -55,8 +55,7 @@ def together(world: int, threads: int, work: Callable[..., T], *given: Any) -> T
         finally:
             if any(not part.done() for part in parts):
                 # they wait for one that has gone; leaving the pool would wait for them
-                for process in active_children():
-                    process.terminate()
+                end_workers(pool)
 
 
 def _raise_first(parts: Sequence[Future[Any]]) -> None:

@@ -403,24 +403,23 @@ def _in_turn(
     cells: Sequence[Cell], config: WorkerConfig, rounds: int, steps: int
 ) -> dict[str, list[float]]:
     """The same in this process, or in one of several."""
-    import torch
-
+    from robustkit.device import with_threads
     from robustkit.training.run import bench
 
-    torch.set_num_threads(config.threads)
-    benches = {
-        cell.method: bench(_long(training_config(cell.asked, config)), config.device)
-        for cell in cells
-    }
-    for run in benches.values():
-        run(steps)
-    seconds: dict[str, list[float]] = {method: [] for method in benches}
-    for _ in range(rounds):
-        for method, run in benches.items():
-            began = time.perf_counter()
+    with with_threads(config.threads):  # the process may be a user's own
+        benches = {
+            cell.method: bench(_long(training_config(cell.asked, config)), config.device)
+            for cell in cells
+        }
+        for run in benches.values():
             run(steps)
-            seconds[method].append((time.perf_counter() - began) / steps)
-    return seconds
+        seconds: dict[str, list[float]] = {method: [] for method in benches}
+        for _ in range(rounds):
+            for method, run in benches.items():
+                began = time.perf_counter()
+                run(steps)
+                seconds[method].append((time.perf_counter() - began) / steps)
+        return seconds
 
 
 def _long(config: "training.TrainingConfig") -> "training.TrainingConfig":

@@ -7,6 +7,7 @@
 - result: what comes of it; likewise
 - examples: the images and labels of a run, on the device
 - processes: several that train together
+- building: a network with its first weights, and a loss that fits it
 - engine: the loop and its state
 - numerics: how exactly a GPU calculates
 - run: from a configuration to a checkpoint on disk

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from robustkit.data.subset import size
 from robustkit.errors import InputError, UnknownName
-from robustkit.training.recipe import Augment, Recipe, checked, updates
+from robustkit.training.recipe import Augment, Recipe, check_played, checked, updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,12 @@ def resolve(
         base = replace(base, steps=None)
     if "schedule" in changed:
         base = replace(base, milestones=())
+    if changed.get("optimizer") == "adamw":
+        base = replace(base, clip_decay=False)
     if changed.get("momentum") == 0:
         base = replace(base, nesterov=False)
     recipe = checked(replace(base, **changed))
+    check_played(recipe, changed)
     return Resolved(loss, data, recipe, given, from_paper.settings if from_paper else None)
 
 
@@ -95,19 +98,24 @@ PAPER_MARGIN = Recipe(
     stabiliser=0.1,  # TensorFlow adds 1e-2 under the root
     schedule="staircase",
     clip=5.0,
+    clip_decay=True,
 )
-"""The code published with Elsayed et al. 2018, for the large margin on MNIST."""
+"""The code published with Elsayed et al. 2018, for the large margin on MNIST.
+
+What differs: margins are summed over layers, not averaged; the convolutions of `mnist-cnn-bn` have
+a bias; and the stabiliser.
+"""
 
 PAPER_SETTINGS: dict[str, Any] = {
     "norm": "linf",
-    "layers": ["input", "conv1", "conv2"],
+    "layers": ["input", "bn1", "bn2"],
     "gamma": 10000.0,
     "alpha": 4.0,
     "on": "probabilities",
     "normalise": True,
 }
-"""Likewise, of the loss; the layers are the convolutions of `WITH_CONV2`."""
-WITH_CONV2 = ("lenet5", "mnist-cnn", "mnist-cnn-bn")
+"""Likewise, of the loss; the layers are what leaves each pool and batch norm of `WITH_LAYERS`."""
+WITH_LAYERS = ("mnist-cnn", "mnist-cnn-bn")
 
 LENGTH = 30_000
 PAPER_SOFTMAX = Recipe(
@@ -168,11 +176,11 @@ def published(loss: str, data: str, model: str, given: Collection[str] = ()) -> 
             f"--recipe paper: the paper's settings for {loss} on {data} were not found; "
             f"known: {known}"
         )
-    if "layers" in match.settings.keys() - given and model not in WITH_CONV2:
+    if "layers" in match.settings.keys() - given and model not in WITH_LAYERS:
         raise InputError(
-            "--recipe paper puts margins at the input and after each convolution, there "
-            f"conv1 and conv2; name those of {model} with --set layers=input,..., or use a "
-            f"model that has these: {', '.join(WITH_CONV2)}"
+            "--recipe paper puts margins at the input and after each pooling and batch norm, there "
+            f"bn1 and bn2; name those of {model} with --set layers=input,..., or use a "
+            f"model that has these: {', '.join(WITH_LAYERS)}"
         )
     held_out = default_recipe(loss, data).hold_out
     return match._replace(recipe=replace(match.recipe, hold_out=held_out))

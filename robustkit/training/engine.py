@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, isnan
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from robustkit.compression import Compressor
 from robustkit.errors import InputError, NetworkFailed, TrainingFailed
 from robustkit.losses.loss import Loss, Step
 from robustkit.network import asked
-from robustkit.seeding import seed_torch
-from robustkit.training.examples import Batch, Examples, augmented, order
+from robustkit.seeding import seed_all
+from robustkit.training.examples import Batch, Examples, augmented
 from robustkit.training.held_out import accuracy, scores
 from robustkit.training.numerics import channels_last, lowered
 from robustkit.training.processes import ProcessGroup
@@ -70,7 +70,7 @@ class Engine:
     device: torch.device = field(init=False)
     _sums: Tensor = field(init=False)
     """since the last line: loss × images, answers right by the given and by the clean labels,
-    wrong labels that were learnt, wrong labels, images"""
+    wrong labels that were learnt, wrong labels, images; NaN where a loss tells no answers"""
     _batches: tuple[Tensor, ...] = ()
     _answered: tuple[int, dict[str, float]] = (-1, {})
     """after which update held-out images were last asked about, and what they said"""
@@ -158,9 +158,7 @@ class Engine:
         epoch, index = divmod(self.step, self.steps_per_epoch)
         # the epoch's order is drawn anew after a resumption: nothing of it is part of the state
         if index == 0 or not self._batches:
-            self._batches = order(
-                len(self.examples), self.recipe.batch_size, self._generator("order", epoch)
-            )
+            self._batches = self.examples.batches(self.recipe.batch_size, self.seed, epoch)
             self.model.train()
         rows = self.processes.share(self._batches[index])
         batch = self.examples.take(rows.to(self.device))
@@ -171,22 +169,21 @@ class Engine:
         if self.compressor is not None:
             self.compressor.learning_rate(eta)
         self.optimizer.zero_grad(set_to_none=True)
-        # dropout draws from torch's global generator: seeded at every step, it depends neither on
-        # what drew before in this process nor on where the run was resumed
-        seed_torch(self._key("network", self.processes.rank, self.step), self.device)
+        # dropout draws from torch's global generator, a user's loss perhaps from numpy's: seeded at
+        # every step, they depend neither on what drew before nor on where the run was resumed
+        seed_all(self._key("network", self.processes.rank, self.step), self.device)
         generator = torch.Generator(self.device)
         generator.manual_seed(self._key("loss", self.processes.rank, self.step))
         with self._told(), lowered(self.precision, self.device):
             # a copy: a loss that writes into its labels must not falsify what is counted
-            given, step = batch.given.clone(), Step(self.step, generator)
+            given, step = batch.given.clone(), Step(self.step, generator, self.steps)
             result = self.loss.backward(self.model, images, given, step)
         self._count(batch, result.loss, result.logits)
         if self.step == 0:
             self._check_start()
         if self.step % (self._look if self.processes.world == 1 else TOGETHER) == 0:
             self._check(self.step)
-        if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        clip(self.recipe, self.network)
         self.optimizer.step()
         self.step += 1
 
@@ -222,17 +219,20 @@ class Engine:
 
     # --- what an epoch has shown ------------------------------------------------------------------
 
-    def _count(self, batch: Batch, loss: Tensor, logits: Tensor) -> None:
+    def _count(self, batch: Batch, loss: Tensor, logits: Tensor | None) -> None:
+        n = len(batch.given)
+        self._sums[0] += loss * n
+        self._sums[5] += n
+        if logits is None:
+            self._sums[1:5] += torch.nan
+            return
         predicted = logits.argmax(1)
         given, wrong = predicted == batch.given, batch.given != batch.clean
         # added up on the device, looked at seldom: every look at a number makes a GPU wait
-        n = len(batch.given)
         counts = torch.stack(
             [given.sum(), (predicted == batch.clean).sum(), (given & wrong).sum(), wrong.sum()]
         )
-        self._sums[0] += loss * n
         self._sums[1:5] += counts
-        self._sums[5] += n
 
     def _check(self, step: int) -> None:
         """Raise if the loss became NaN or infinite: nothing after that may be saved."""
@@ -376,20 +376,32 @@ def _part(period: int, wanted: int) -> int:
 
 
 def summarised(sums: list[float]) -> dict[str, Any]:
-    """Sums as means; `memorised` is of the wrong labels, None where there are none."""
+    """Sums as means, None where not known; `memorised` is of the wrong labels, None without any."""
     loss, given, clean, learnt, wrong, images = sums
+    known = not isnan(given)
     return {
         "loss": loss / images,
-        "accuracy_given": given / images,
-        "accuracy_clean": clean / images,
-        "memorised": learnt / wrong if wrong else None,
+        "accuracy_given": given / images if known else None,
+        "accuracy_clean": clean / images if known else None,
+        "memorised": learnt / wrong if known and wrong else None,
     }
+
+
+def clip(recipe: Recipe, network: nn.Module) -> None:
+    """Bound the norm of the whole gradient, where that is asked, with or without weight decay."""
+    if recipe.clip is None:
+        return
+    for weight in network.parameters() if recipe.clip_decay else ():
+        if weight.grad is not None:
+            weight.grad.add_(weight.detach(), alpha=recipe.weight_decay)
+    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
 
 
 def optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser over the weights that are trained."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    eta, decay = recipe.learning_rate, recipe.weight_decay
+    eta = recipe.learning_rate
+    decay = 0.0 if recipe.clip_decay else recipe.weight_decay
     of_adam: Any = {"eps": recipe.stabiliser, "weight_decay": decay, "fused": True}
     match recipe.optimizer:
         case "sgd":

@@ -45,6 +45,11 @@ class Examples:
         """What seeds the draws for one purpose at one place of a training on these examples."""
         return int(digest(purpose, self.name, str(seed), *map(str, place))[:15], 16)
 
+    def batches(self, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+        """Rows of an epoch's batches, in an order that is drawn."""
+        generator = torch.Generator().manual_seed(self.key("order", seed, epoch))
+        return order(len(self), batch_size, generator)
+
     def take(self, rows: Tensor) -> Batch:
         """The batch of these rows."""
         images = self.images[rows]

@@ -12,8 +12,8 @@ class Progress(NamedTuple):
     epoch: int
     """the one at work, from 1 on"""
     epochs: int
-    seen: dict[str, float]
-    """since the last line of history: loss, and shares of correct answers"""
+    seen: dict[str, Any]
+    """since the last line of history: loss, and shares of correct answers, None where not known"""
 
 
 class Callbacks(NamedTuple):

@@ -47,6 +47,8 @@ class Recipe:
     """of multistep: the factor at each"""
     clip: float | None = None
     """largest norm of the whole gradient"""
+    clip_decay: bool = False
+    """whether weight decay is a part of the gradient that is clipped, or added afterwards"""
     augment: tuple[Augment, ...] = ()
     """flip: mirrored with probability a half; crop: shifted by up to 4 pixels, zeros moving in"""
     hold_out: Fraction = Fraction(1, 10)
@@ -57,7 +59,22 @@ LINES = 50
 """epochs at most that end in a line of history, where the number of updates is given"""
 MULTISTEP = ("milestones", "drop")
 FURTHER = {"nesterov", "smoothing", "start", "stabiliser", "decay", "decay_steps", *MULTISTEP}
+FURTHER |= {"clip_decay"}
 """fields without an option of their own"""
+
+
+GOES_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "smoothing": ("optimizer", ("rmsprop",)),
+    "start": ("optimizer", ("rmsprop",)),
+    "stabiliser": ("optimizer", ("rmsprop", "adam", "adamw")),
+    "decay": ("schedule", ("staircase",)),
+    "decay_steps": ("schedule", ("staircase",)),
+    "milestones": ("schedule", ("multistep",)),
+    "drop": ("schedule", ("multistep",)),
+}
+"""by field, the one by whose value it plays a part, and the values at which it does"""
 
 
 MOST = 10**9
@@ -83,9 +100,10 @@ def follows_rate(recipe: Recipe) -> bool:
     """Whether what a compression of gradients carries over follows the learning rate.
 
     Its share of an update is then what it was when it was left out. An optimiser that divides by
-    the size of past gradients takes that from it again.
+    the size of past gradients takes that from it again; and a gradient that grows as the rate falls
+    is clipped, by which most of what was carried over is lost.
     """
-    return recipe.optimizer == "sgd"
+    return recipe.optimizer == "sgd" and recipe.clip is None
 
 
 def snapshot_steps(
@@ -183,8 +201,28 @@ def checked(recipe: Recipe) -> Recipe:
         raise InputError(
             f"{_option_text(recipe, 'nesterov')}: Nesterov's momentum needs a --momentum above 0"
         )
+    if recipe.clip_decay and (recipe.clip is None or recipe.optimizer == "adamw"):
+        raise InputError(
+            f"{_option_text(recipe, 'clip_decay')}: needs a --clip, and an --optimizer that adds "
+            "weight decay to the gradient, as adamw does not"
+        )
     _check_milestones(recipe)
     return recipe
+
+
+def check_played(recipe: Recipe, given: Iterable[str]) -> None:
+    """Nothing, if every field that was given plays a part, or says that there is none of it.
+
+    Raises:
+        InputError: one would be ignored, and stand on record.
+    """
+    for name in given:
+        by, values = GOES_WITH.get(name, ("", ()))
+        if by and getattr(recipe, name) and getattr(recipe, by) not in values:
+            raise InputError(
+                f"{_option_text(recipe, name)}: plays no part with the {by} "
+                f"{getattr(recipe, by)}, only with {' or '.join(values)}"
+            )
 
 
 def _check_milestones(recipe: Recipe) -> None:
@@ -208,10 +246,12 @@ def _option_text(recipe: Recipe, name: str) -> str:
 
 
 def spell(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON; what multistep alone has stands only with it."""
+    """The recipe as plain JSON; what came later stands only where it applies."""
     table = {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
     for name in MULTISTEP if recipe.schedule != "multistep" else ():
         del table[name]
+    if not recipe.clip_decay:
+        del table["clip_decay"]
     lists = {key: list(value) for key, value in table.items() if isinstance(value, tuple)}
     return table | lists | {"hold_out": str(recipe.hold_out)}
 

@@ -18,8 +18,11 @@ class TrainingResult(Shown):
     first: bool = True
     """of several processes, whether this one wrote it and speaks for all"""
     warning: str = ""
-    """what the loss says that a user should know of this training; empty if nothing"""
+    """what a user should know of this training; empty if nothing"""
     snapshots: tuple[Path, ...] = ()
     """the weights after the passes that were asked for"""
     paused: bool = False
     """whether it stopped where it was asked to: there is no checkpoint yet, only its history"""
+    model: str | None = None
+    """the architecture as its user named it here: FILE.py:FUNCTION, which is not imported because a
+    checkpoint says so, may be because the user did"""

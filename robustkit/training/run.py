@@ -19,25 +19,23 @@ from robustkit.data import Dataset
 from robustkit.data.shelf import path_given
 from robustkit.data.subset import TrainingData, held_out_doubles, prepare_training_data
 from robustkit.device import device as find_device
-from robustkit.errors import InputError, NetworkFailed, TrainingFailed, one_line
+from robustkit.errors import InputError, TrainingFailed
 from robustkit.files import canonical
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
-from robustkit.network import asked
 from robustkit.parsing import whole
+from robustkit.seeding import generators_kept
+from robustkit.training.building import first_network, fitted
 from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
 from robustkit.training.engine import Engine
-from robustkit.training.examples import Examples, gather
-from robustkit.training.numerics import channels_last, multiplications, numerics
+from robustkit.training.examples import gather
+from robustkit.training.numerics import multiplications, numerics
 from robustkit.training.processes import ProcessGroup, join, leave, own_device, together, wrapped
 from robustkit.training.progress import Callbacks
 from robustkit.training.recipe import checked, snapshot_steps, spell, updates
 from robustkit.training.result import TrainingResult
 from robustkit.training.saved import claimed, read_state, state_path, write_state
 from robustkit.training.snapshots import check_scored, recorded, snapshot_path
-
-PROBE = 8
-"""images on which loss and network are tried before the training starts"""
 
 
 def train(
@@ -84,8 +82,7 @@ class _Training:
         if self.options.scored and (training.held_out is None or len(training.held_out) < 2):
             raise InputError("a held-out likelihood needs two held-out images; give --hold-out")
         account = self._account(loss, training)
-        warnings = [loss.warning(updates(config.recipe, len(training.train)))]
-        warning = "; ".join(filter(None, [*warnings, self._doubles(training)]))
+        warning = partial(self._warning, loss, training)
         ends = snapshot_steps(self.options.snapshots, config.recipe, len(training.train))
         first = self.processes.first
         finished, state = partial(self._finished, account), partial(self._state, account, ends)
@@ -101,11 +98,11 @@ class _Training:
                 record = self._record(engine, account, engine.epoch_kept)
                 ends = {n: at for n, at in ends.items() if at <= engine.step}
                 kept = tuple(snapshot_path(self.out, n) for n in ends)
-                return TrainingResult(self.out, record, first, warning, kept, paused=True)
+                told = warning(record)
+                return TrainingResult(self.out, record, first, told, kept, paused=True)
             record = self._finish(engine, account)
-        return TrainingResult(
-            self.out, record, first, warning, tuple(snapshot_path(self.out, n) for n in ends)
-        )
+        kept = tuple(snapshot_path(self.out, n) for n in ends)
+        return TrainingResult(self.out, record, first, warning(record), kept)
 
     def prepared(self) -> TrainingData:
         """Who is trained on, and who is held out."""
@@ -118,6 +115,17 @@ class _Training:
             seed=config.seed,
             clean_selection=config.clean_selection,
         )
+
+    def _warning(self, loss: Loss, training: TrainingData, record: dict[str, Any]) -> str:
+        """What a user should know of the training; empty if nothing."""
+        length = updates(self.config.recipe, len(training.train))
+        told = [loss.warning(length), self._doubles(training)]
+        if any(line["accuracy_given"] is None for line in record["history"]):
+            told.append(
+                f"the accuracy on training images is not known: {self.config.loss} does not pass "
+                "the batch itself through the network, as model(images)"
+            )
+        return "; ".join(filter(None, told))
 
     def _doubles(self, training: TrainingData) -> str:
         """What is wrong with held-out images that are trained on, too; "" where hardly any are."""
@@ -253,15 +261,10 @@ class _Training:
                 f"{self.processes.world} processes; change --batch-size or --hold-out"
             )
         held = training.held_out
-        network = self._network(examples)
-        few = examples.take(torch.arange(min(PROBE, len(examples)))).images
-        try:
-            with asked("in training mode"):
-                # as it will be trained: only so it shows that it couples the images of a batch
-                network.train()
-                loss = loss.prepare(network, few)
-        except NetworkFailed as error:
-            raise InputError(f"{config.model} with the loss {config.loss}: {error}") from error
+        network = first_network(config, examples, self.precision)
+        rows = examples.batches(config.recipe.batch_size, config.seed, 0)[0]
+        batch = examples.take(self.processes.share(rows).to(self.device))
+        loss = fitted(loss, config, network, examples, batch, self.precision)
         model = wrapped(network, self.processes, self.device, alone=config.compress is not None)
         compressor = None
         if config.compress is not None and isinstance(model, DistributedDataParallel):
@@ -295,47 +298,6 @@ class _Training:
             return None
         return snapshot_steps([number], self.config.recipe, images, "a pause after pass")[number]
 
-    def _network(self, examples: Examples) -> nn.Module:
-        """The architecture with its first weights, which fit images and classes.
-
-        Raises:
-            InputError: they don't.
-        """
-        config = self.config
-        classes = len(config.data.classes)
-        seed = examples.key("weights", config.seed)
-        network = models.build(config.model, num_classes=classes, seed=seed).to(self.device)
-        if channels_last(self.precision, self.device):
-            network = network.to(memory_format=torch.channels_last)
-        for name, kept in network.state_dict().items():
-            if not isinstance(kept, torch.Tensor):
-                raise InputError(
-                    f"{config.model} keeps a state that is not a tensor ({name}); a "
-                    "checkpoint holds only tensors"
-                )
-        # a layer that takes its size from the first pass would draw its weights there, whatever the
-        # seed, and no file of them could be read again
-        models.layout_of(network)
-        shape = "×".join(map(str, config.data.shape))
-        few = examples.take(torch.arange(1)).images
-        try:
-            with asked("on an image"), torch.random.fork_rng(devices=[]), torch.no_grad():
-                logits = network.eval()(few)
-        except NetworkFailed as error:
-            raise InputError(
-                f"{config.model} does not accept images of {shape}: "
-                f"{one_line(error.__cause__ or error)}; choose another --model, or "
-                "--resize, --crop or --channels"
-            ) from error
-        if not isinstance(logits, torch.Tensor):
-            raise InputError(f"{config.model} returns {type(logits).__name__}, not a tensor")
-        if logits.shape != (1, classes):
-            raise InputError(
-                f"{config.model} returns {'×'.join(map(str, logits.shape))} for one image; "
-                f"{config.data.name} has {classes} classes, so 1×{classes} is expected"
-            )
-        return network
-
     # --- the training -----------------------------------------------------------------------------
 
     def _fit(self, engine: Engine, account: dict[str, Any]) -> None:
@@ -349,9 +311,8 @@ class _Training:
                 self._keep(engine, account, number)
 
         callbacks = self.options.callbacks if self.processes.first else Callbacks()
-        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices):
+            with generators_kept(self.device):
                 for line in engine.history:
                     callbacks.line(line)
                 engine.run(save, self.options.seconds, callbacks, passed)
@@ -438,11 +399,10 @@ def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]
         engine = run.engine(losses.build(config.loss, config.settings), run.prepared())
 
     def updates(count: int) -> None:
-        devices = [run.device] if run.device.type == "cuda" else []
-        with numerics(run.precision, config.deterministic), torch.random.fork_rng(devices):
+        with numerics(run.precision, config.deterministic), generators_kept(run.device):
             for _ in range(count):
                 engine.update()
-            if devices:
+            if run.device.type == "cuda":
                 torch.cuda.synchronize(run.device)
 
     return updates

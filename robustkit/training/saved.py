@@ -11,14 +11,14 @@ import torch
 from filelock import FileLock, Timeout
 
 from robustkit.errors import InputError, Unready
-from robustkit.files import write_atomic
+from robustkit.files import extended, write_atomic
 from robustkit.seals import seal_of_bytes, unsealed_bytes
 from robustkit.training.processes import ProcessGroup
 
 
 def state_path(out: Path) -> Path:
     """Where an unfinished run keeps its state."""
-    return out.with_name(f"{out.name}.partial") / "state.pt"
+    return out.with_name(extended(out.name, ".partial")) / "state.pt"
 
 
 @contextmanager

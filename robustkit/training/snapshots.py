@@ -6,11 +6,12 @@ from typing import Any
 
 from robustkit.checkpoint import read_checkpoint
 from robustkit.errors import InputError, RobustkitError
+from robustkit.files import extended
 
 
 def snapshot_path(out: Path, number: int) -> Path:
     """Where the weights after a pass stand, beside those that a training ends with."""
-    return out.with_name(f"{out.stem}-pass{number}{out.suffix}")
+    return out.with_name(extended(out.stem, f"-pass{number}{out.suffix}"))
 
 
 def recorded(path: Path, digest: str, number: int | None) -> dict[str, Any]:

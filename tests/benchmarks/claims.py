@@ -219,10 +219,12 @@ def _disagreements(found: Sequence[Row]) -> Iterator[str]:
 def _open(found: Sequence[Row]) -> Iterator[str]:
     """What is undecided, and what it would take."""
     yield "## What remains open\n"
+    yield "Numbers of seeds are for a power of 80 %, by an upper 80 % bound of the spread of the seeds there are.\n"
     for row in found:
         one = row.judgement
         if row.verdict == "undecided":
-            needs = one.needs.removeprefix("By the spread of these seeds, ").rstrip(".")
+            needs = one.needs.partition(" (power")[0].rstrip(".")
+            needs = needs[:1].lower() + needs[1:]
             yield f"- {one.name} in {row.study}: {needs or 'the interval crosses an end of the claimed range'}."
     untested: dict[str, list[str]] = defaultdict(list)
     for row in found:

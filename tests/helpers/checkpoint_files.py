@@ -14,7 +14,6 @@ import torch
 from robustkit import models
 
 PROTOCOL = b"\x80\x02"
-MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def network(name="lenet5", seed=0, **options):

@@ -8,9 +8,36 @@ from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+import torch
+from torch import nn
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".pt", ".onnx")
 """files whose SHA-256 is stated"""
+
+
+def empty_caches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have caches in a folder that is also the current one, and forbid no connection."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HF_HOME", "TORCH_HOME", "ROBUSTKIT_CACHE"):
+        monkeypatch.setenv(variable, str(folder / variable))
+    monkeypatch.chdir(folder)
+
+
+class Small(nn.Module):
+    """As the zoo's networks: normalises by constants that its file lacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 10, 3)
+        self.register_buffer("mu", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("sigma", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.conv((x - self.mu) / self.sigma).mean((2, 3))
 
 
 class Publisher:

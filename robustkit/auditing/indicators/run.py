@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robustkit.auditing import adaptive, thresholds
+from robustkit.auditing import adaptive
 from robustkit.auditing.adaptive import AdaptiveAttack
 from robustkit.auditing.context import AuditContext
 from robustkit.auditing.indicators import (
@@ -18,7 +18,7 @@ from robustkit.auditing.indicators import (
 )
 from robustkit.auditing.indicators.claims import overlapping
 from robustkit.auditing.outcome import IndicatorResult, IndicatorStatus
-from robustkit.errors import EvaluationFailed, UnknownName, first_line
+from robustkit.errors import EvaluationFailed, first_line
 
 BROKE = (EvaluationFailed, RuntimeError, TypeError, ValueError, IndexError)
 """what an unusual model may raise; it costs one result, not the audit"""
@@ -34,56 +34,27 @@ class IndicatorRun:
     -1 where a stage alone fooled it, which knows the class"""
 
 
-@dataclass(frozen=True, slots=True)
-class IndicatorResults:
-    """What the indicators said of a context."""
-
-    runs: tuple[IndicatorRun, ...]
-    survived: Tensor
-    """still right after all white-box and adaptive attacks, Boolean N"""
-
-    @property
-    def results(self) -> tuple[IndicatorResult, ...]:
-        """One an indicator, in their order."""
-        return tuple(one.result for one in self.runs)
-
-
 def run_indicators(
     context: AuditContext,
-    limits: Mapping[str, float | bool] | None = None,
-    done: Callable[[IndicatorRun], None] = lambda run: None,
-    known: Mapping[str, IndicatorRun] | None = None,
-    begin: Callable[[Indicator], None] = lambda indicator: None,
-) -> IndicatorResults:
+    limits: Mapping[str, float],
+    known: Mapping[str, IndicatorRun],
+    begin: Callable[[Indicator], None],
+    done: Callable[[IndicatorRun], None],
+) -> None:
     """Run every indicator, and let adaptive attacks answer those that fire.
 
     Args:
         context: the network, its images and what attacks did to them.
-        limits: thresholds by indicator, above the shipped ones; False leaves one out.
-        done: told each run as soon as it is there, so that it can be kept.
+        limits: thresholds by indicator, see `thresholds.checked`.
         known: runs of an interrupted audit of the same context, by indicator.
-        begin: told each indicator before it is worked out.
-
-    Raises:
-        UnknownName: a threshold for no indicator.
+        begin: told each other indicator before it is worked out.
+        done: told its run as soon as it is there, so that it can be kept.
     """
-    shipped: dict[str, float | bool] = dict(thresholds.load_thresholds())
-    for name in limits or {}:
-        if name not in shipped:
-            raise UnknownName("threshold", name, shipped)
-    runner = _IndicatorRunner(context, shipped | dict(limits or {}))
-    runs = []
+    runner = _IndicatorRunner(context, limits)
     for indicator in INDICATORS:
-        run = (known or {}).get(indicator.name)
-        if run is None:
+        if indicator.name not in known:
             begin(indicator)
-            run = runner.run(indicator)
-            done(run)
-        runs.append(run)
-    fooled = {i for run in runs for i in run.fooled}
-    doubted = context.plain if context.white is None else context.white & context.plain
-    left = torch.tensor([i not in fooled for i in context.ids], dtype=torch.bool)
-    return IndicatorResults(tuple(runs), doubted & left)
+            done(runner.run(indicator))
 
 
 @dataclass(slots=True)
@@ -91,17 +62,14 @@ class _IndicatorRunner:
     """An adaptive attack is not tried again on images that it met for another indicator."""
 
     context: AuditContext
-    limits: Mapping[str, float | bool]
+    limits: Mapping[str, float]
     tried: dict[AdaptiveAttack, Tensor] = field(default_factory=dict)
     fooled: dict[AdaptiveAttack, Tensor] = field(default_factory=dict)
 
     def run(self, indicator: Indicator) -> IndicatorRun:
-        threshold = self.limits[indicator.name]
+        limit = self.limits[indicator.name]
         if why := indicator.unasked(self.context.norm):
             return IndicatorRun(indicator.without_result(why, "not applicable"))
-        if threshold is False:
-            return IndicatorRun(indicator.without_result("disabled by a threshold of false"))
-        limit = float(threshold)
         try:
             evidence = indicator.look(self.context, limit)
         except NotApplicable as error:
@@ -150,7 +118,7 @@ class _IndicatorRunner:
             after = float(doubted[unseen].double().mean()) if unseen.any() else 0.0
         lost = round((before - after) * len(context))
         # a single image may be rounding's doing, however few there are
-        little = lost <= 1 or lost < float(self.limits["settled"]) * len(context)
+        little = lost <= 1 or lost < self.limits["settled"] * len(context)
         status: IndicatorStatus = (
             "resolved" if little and not broke and indicator.adaptive_attacks else "unresolved"
         )

@@ -56,7 +56,6 @@ class Original:
     sha256: str
     input: GraphInput
     ends: Mapping[str, str]
-    opset: int
 
     def session(self) -> "InferenceSession":
         """Onnxruntime on the file, up to what the network returns; without its own rewriting.

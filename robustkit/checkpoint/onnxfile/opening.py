@@ -67,7 +67,7 @@ def opened_model(path: Path, file: BufferedReader) -> Iterator[OpenedModel]:
         BadFile: damaged, or larger than any honest file.
     """
     check_libraries(str(path))
-    model = _parsed(_content(file), path)
+    model = _parsed(_content(file))
     with ExitStack() as closing:
         yield OpenedModel(_ordered(_inlined(model)), _Reader(path, closing).array)
 
@@ -92,7 +92,7 @@ def _content(file: BufferedReader) -> bytes:
     return content
 
 
-def _parsed(content: bytes, path: Path) -> "ModelProto":
+def _parsed(content: bytes) -> "ModelProto":
     from google.protobuf.message import DecodeError
     from onnx import ModelProto
 

@@ -39,15 +39,12 @@ def _dropout(call: Call) -> Operation:
 def _cast(call: Call) -> Operation:
     to = call.get("to")
     if to in FLOATS:
-        return Operation(same if call.of().floating else _as_float, (0,))
+        real = partial(_as_type, kind=torch.float32)
+        return Operation(same if call.of().floating else real, (0,))
     kinds = {6: torch.int32, 7: torch.int64, 2: torch.uint8, 3: torch.int8, 9: torch.bool}
     if to not in kinds:
         raise NotImplementedError("to a type other than float, int8, uint8, int32, int64 or bool")
     return Operation(partial(_as_type, kind=kinds[to]), (0,))
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x.float()
 
 
 def _as_type(x: Tensor, kind: torch.dtype) -> Tensor:
@@ -129,17 +126,9 @@ def _sizes_of(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
     return x.abs().sum(dim, keepdim)
 
 
-def _mean(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
-    return x.mean(dim, keepdim)
-
-
-def _sum(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
-    return x.sum(dim, keepdim)
-
-
 _REDUCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    "ReduceMean": _mean,
-    "ReduceSum": _sum,
+    "ReduceMean": torch.mean,
+    "ReduceSum": torch.sum,
     "ReduceMax": torch.amax,
     "ReduceMin": torch.amin,
     "ReduceL1": _sizes_of,

@@ -82,7 +82,7 @@ def _network(
     from robustkit.checkpoint.onnxfile.agreement import Original  # torch
     from robustkit.checkpoint.onnxfile.loading import load_network
 
-    original = Original(path, sha256, graph.input, graph.ends, graph.opset)
+    original = Original(path, sha256, graph.input, graph.ends)
     return load_network(graph, layout, original, device)
 
 
