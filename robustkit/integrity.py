@@ -216,8 +216,11 @@ def _marker(path: Path) -> State:
 
 
 def _audit(path: Path) -> State:
+    """Of an audit, with the page and the model card that say the same."""
     read_audit(path)
-    return _sealed(path)
+    found = read_sealed(path, AGAIN)
+    _check_beside(path, found.contents.get("files", {}), "run its robustkit audit again")
+    return _told(found.state)
 
 
 def _sealed(path: Path) -> State:
@@ -274,10 +277,15 @@ def _manifest(path: Path) -> State:
     found = json.loads(path.read_bytes())
     if not str(found.get("schema")).startswith("robustkit.report/"):
         return "no digest"
-    for name, digest in found["files"].items():
+    _check_beside(path, found["files"], "build the report again")
+    return "intact"
+
+
+def _check_beside(path: Path, files: Mapping[str, str], advice: str) -> None:
+    """Nothing, if the files that are named in `path` are beside it, as they were written."""
+    for name, digest in files.items():
         file = path.parent / name
         if not file.is_file():
-            raise RecordError(f"{file}: is gone; build the report again")
+            raise RecordError(f"{file}: is gone; {advice}")
         if file_digest(file) != digest:
-            raise RecordError(f"{file}: changed since it was written; build the report again")
-    return "intact"
+            raise RecordError(f"{file}: changed since it was written; {advice}")

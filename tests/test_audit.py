@@ -1211,7 +1211,7 @@ def test_an_edited_audit_is_refused_and_one_of_an_earlier_version_is_read(audite
     with pytest.raises(RecordError, match="changed since it was written, by its own digest"):
         read_audit(path)
     table = json.loads(text)
-    del table["content_digest"]
+    del table["content_digest"], table["files"]
     path.write_text(json.dumps(table))
     assert read_audit(path).budget == "tiny"
 

@@ -8,13 +8,16 @@ import pytest
 import torch
 from helpers.audits import full
 
-from robustkit.auditing.stored import encoded, read_audit
+from robustkit.auditing.stored import FIRST, encoded, of_one_set, read_audit
+from robustkit.auditing.verdict import claimed_elsewhere
 from robustkit.calls import audit as calls
+from robustkit.calls.evaluate import evaluate
 from robustkit.checkpoint import save_checkpoint
 from robustkit.data import from_arrays
-from robustkit.errors import RecordError
+from robustkit.errors import InputError, RecordError
 from robustkit.files import write_atomic
 from robustkit.models import build
+from robustkit.summary import summarise
 
 
 def net(seed=0, kind=torch.nn.Identity):
@@ -22,9 +25,9 @@ def net(seed=0, kind=torch.nn.Identity):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3), kind())
 
 
-def pictures(seed=0, n=12):
+def pictures(seed=0, n=12, **made):
     drawn = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return from_arrays(drawn[:n], torch.arange(n) % 3, name="drawn")
+    return from_arrays(drawn[:n], torch.arange(n) % 3, name="drawn", **made)
 
 
 @pytest.fixture
@@ -33,7 +36,8 @@ def audit(monkeypatch, tmp_path):
 
     def run(request, settings):
         images = request.data.distinct()
-        data = {key: getattr(images, key) for key in ("name", "split", "digest")}
+        data = {key: getattr(images, key) for key in ("name", "split", "digest", "transform")}
+        data["first_image"] = images.ids[0]
         return replace(
             full(),
             checkpoint=request.model.header,
@@ -62,6 +66,9 @@ def audit(monkeypatch, tmp_path):
         pytest.param(lambda: (net()[1:], pictures()), "of another network", id="parts"),
         pytest.param(lambda: (net()[1], pictures()), "of <Sequential>", id="class"),
         pytest.param(lambda: (net(), pictures(1)), "on other images of drawn all", id="images"),
+        pytest.param(lambda: (net(), pictures(1, 9)), "on other images of drawn all", id="fewer"),
+        pytest.param(lambda: (net(), pictures(1, 30)), "on other images of drawn all", id="more"),
+        pytest.param(lambda: (net(), pictures(n=9, resize=6, crop=4)), "on other images of", id="made"),
         pytest.param(lambda: (net(), pictures(), "1/20"), "at linf 1/50", id="budget"),
         pytest.param(
             lambda: (net(1), pictures(1), "1/20"),
@@ -181,3 +188,77 @@ def test_an_audit_that_was_changed_is_made_anew(audit, tmp_path):
         read_audit(path)
     audit(net(), pictures())
     read_audit(path)
+
+
+@pytest.mark.parametrize("split", ["test", "all"])
+@pytest.mark.parametrize("known", ["ids", "first", "neither"])
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("made", ["alike", "otherwise"])
+def test_other_images_under_the_same_name_are_told_apart(split, known, held, made):
+    """By their ids where these are known; the name of a benchmark's part is enough by itself."""
+
+    def header(ids, digest, transform):
+        own = {"name": "arrays", "split": split, "n": len(ids), "digest": digest}
+        own |= {"transform": transform}
+        return own | {"ids": {"ids": ids}, "first": {FIRST: ids[0]}, "neither": {}}[known]
+
+    more = header(["a:1", "b:1", "c:1"], "m", {})
+    fewer = header(
+        ["a:1", "b:1"] if held else ["d:1", "b:1"], "f", {} if made == "alike" else {"crop": 4}
+    )
+    same = True if split == "test" else None if known == "neither" else held
+    for one, other in ((more, fewer), (fewer, more)):
+        assert of_one_set(one, other) is (same if made == "alike" else False)
+    assert of_one_set(more, more) is True
+    assert of_one_set(more, {**more, "digest": "x"}) is False
+
+
+@pytest.mark.parametrize("form", ["in memory", "record", "summary"])
+def test_a_claim_of_other_arrays_is_told(tmp_path, form):
+    """Another number of images is no proof that they are of the same arrays."""
+    claimed = evaluate(
+        net(), pictures(), "fgsm", epsilon="0.1", name="net", device="cpu", out=tmp_path
+    )
+    if form == "summary":
+        (tmp_path / "a.json").write_text(json.dumps([summarise(claimed)]))
+    source = {"in memory": claimed, "record": claimed.path}.get(form, tmp_path / "a.json")
+
+    def told(images):
+        data = {
+            key: getattr(images, key) for key in ("name", "split", "digest", "transform", "ids")
+        }
+        header = claimed.header["checkpoint"]
+        return claimed_elsewhere(source, header, data | {"n": len(images)})
+
+    assert told(pictures()) == []
+    assert "is of other images" in told(pictures(1))[0]
+    own, other = told(pictures(n=9)), told(pictures(1, 9))
+    if form == "summary":  # which does not say of which images
+        assert own == other
+        assert "may be of other images than audited: drawn all (12 images)" in own[0]
+    else:
+        assert own == []
+        assert "is of other images than audited: drawn all (12 images)" in other[0]
+
+
+def policy(tmp_path, rule):
+    path = tmp_path / "gate.toml"
+    path.write_text(f'title = "gate"\n[[require]]\n{rule}\nat_least = 0.0\n')
+    return path
+
+
+def test_a_rule_of_another_audit_is_refused_before_any_work(audit, tmp_path, monkeypatch):
+    monkeypatch.setattr(calls, "run_audit", None)
+    gate = policy(tmp_path, 'robust = "l2:0.5"')
+    with pytest.raises(InputError, match="the audit is in linf; audit in l2, too"):
+        audit(net(), pictures(), policy=gate)
+    gate.write_text('title = "gate"\n[[require]]\nnot_worse_than = "b.pt"\nby_more_than = 0.1\n')
+    with pytest.raises(InputError, match=r"give --against b\.pt"):
+        audit(net(), pictures(), policy=gate)
+
+
+def test_a_rule_that_no_network_passes_is_said_and_the_audit_made(audit, tmp_path):
+    found = audit(net(), pictures(), policy=policy(tmp_path, 'certified = "linf:1/100"'))
+    assert [text for text in found.warnings if "will fail, whatever the network" in text]
+    found = audit(net(), pictures(), policy=policy(tmp_path, 'robust = "linf:0.02"'))
+    assert "will fail" not in " ".join(found.warnings)

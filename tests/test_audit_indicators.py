@@ -547,6 +547,70 @@ def test_a_finding_of_half_a_point_is_not_resolved(images, status):
     assert left.sum() == 600 - images
 
 
+@pytest.mark.parametrize(
+    ("white", "status"),
+    # half a point of 400 images are 2: no white-box stage, and such as missed so many
+    [(None, "unresolved"), (0, "resolved"), (1, "resolved"), (2, "unresolved"), (9, "unresolved")],
+)
+@pytest.mark.parametrize("name", ["saturated-loss", "logit-scale", "zero-gradients", "unbounded"])
+def test_an_indicator_asks_what_all_white_box_attacks_missed(monkeypatch, name, white, status):
+    """That the plain evaluation fails where others on other losses succeed is no doubt of them."""
+    found = {kind: lambda context, rows: rows < 9 for kind in adaptive._ATTACKS}
+    monkeypatch.setattr(adaptive, "_ATTACKS", found)
+    context = bare(Answers([1000.0, 0.0]), n=400)
+    if white is not None:
+        context = replace(context, white=torch.arange(400) >= 9 - white)
+    run = examined(context, [name])[name]
+    result = run.result
+    assert result.status == status
+    before = 1 if white is None else 1 - (9 - white) / 400
+    assert (result.before, result.after) == pytest.approx((before, 1 - 9 / 400))
+    told = "the plain evaluation left 100"
+    assert (told in result.evidence) == (white not in (None, 9))
+    assert len(run.fooled) == (9 if white is None else white)
+
+
+@pytest.mark.parametrize("kind", ["black", "transfer"])
+@pytest.mark.parametrize(
+    ("images", "status"),
+    [(1, "passed"), (2, "resolved"), (3, "unresolved"), (10, "unresolved")],
+)
+@pytest.mark.parametrize("norm", ["l0", "patch", "spatial"])
+def test_outside_the_balls_what_an_attack_finds_decides(norm, kind, images, status):
+    """No adaptive attack is made for them, and half a point is no more there than elsewhere."""
+    name = {"black": "black-beats-white", "transfer": "transfer-beats-direct"}[kind]
+    context = off_the_balls(norm, n=600, **{kind: torch.arange(600) >= images})
+    results, left = only(context, name)
+    asked = not (norm == "spatial" and kind == "black")
+    assert results[name].status == (status if asked else "not applicable")
+    assert left.sum() == (600 - images if asked else 600)
+    if results[name].status in ("resolved", "unresolved"):
+        assert results[name].adaptive_attack == ""
+        assert "no adaptive attack is made for" in results[name].evidence
+
+
+@pytest.mark.parametrize("name", ["zero-gradients", "random-model", "larger-epsilon"])
+def test_outside_the_balls_what_is_no_attack_stays_unresolved(name):
+    network = Answers([1.0, 0.0]) if name != "random-model" else Dithering()
+    result = only(off_the_balls("l0", network), name)[0][name]
+    assert (result.status, result.adaptive_attack) == ("unresolved", "")
+
+
+class Dithering(nn.Module):
+    """Right, by logits of chance."""
+
+    def forward(self, x):
+        return torch.tensor([[5.0, 0.0]]) + torch.rand(len(x), 2)
+
+
+def off_the_balls(norm, network=None, n=40, **masks):
+    shelf, size = {"l0": ("sparse", "5"), "patch": ("patch", "2")}.get(norm, ("spatial", "9deg"))
+    plain = protocols.load_protocol(shelf, norm=norm)
+    plain = replace(plain, epsilons=(protocols.parse_epsilon(size),))
+    known = {"effort": QUICK, **masks}
+    return replace(bare(network or Answers([1.0, 0.0]), n=n), protocol=plain, **known)
+
+
 class Sure(nn.Module):
     """Right by a margin that no budget crosses; with gradients, unless they are refused."""
 

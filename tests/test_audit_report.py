@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_null_and_an_interval_without_an_end_stays_so():
 def test_the_schema_describes_every_key():
     VALIDATOR.check_schema(schemas.AUDIT)
     defs = schemas.AUDIT["$defs"]
-    beside = {"schema", "survived", "content_digest"}
+    beside = {"schema", "survived", "files", "content_digest"}
     assert set(schemas.AUDIT["properties"]) == beside | _names(Audit)
     for cls, name in _dataclasses().items():
         for key in {"Estimate": ("share", "difference")}.get(name, (name,)):
@@ -450,7 +450,7 @@ def test_two_classes(undrawn):
 
 
 def drawn(draw, *values, **more):
-    ax = Figure().add_subplot()
+    ax = Figure(layout="constrained").add_subplot()
     assert draw(ax, *values, **more) is ax
     return ax
 

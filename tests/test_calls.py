@@ -27,7 +27,7 @@ from robustkit.calls.planning import plan_evaluation
 from robustkit.calls.sources import Code, code_of
 from robustkit.cli.commands import app
 from robustkit.display import meter, progress
-from robustkit.errors import InputError, RecordError, RobustkitError, UnknownName
+from robustkit.errors import DataError, InputError, RecordError, RobustkitError, UnknownName
 from robustkit.evaluation import images_for, tree
 from robustkit.evaluation.model import from_checkpoint
 from robustkit.files import shipped
@@ -460,6 +460,50 @@ def test_images_that_a_network_was_trained_on_are_warned_of(split, limit, told, 
         found = robustkit.evaluate(made, "mnist5k", attack="clean", out=tmp_path, **asked)
         warnings = [w for w in found.header["warnings"] if "says that it was trained on" in w]
         assert len(warnings) == told
+
+
+def class_folders(place, count=20):
+    """Grey pictures of two classes, one lighter than the other."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("cat", "dog")):
+        (place / name).mkdir(parents=True)
+        for row in range(count):
+            pixels = random.integers(0, 120, (28, 28)) + 100 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{row}.png")
+    return place
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_subset_of_a_modules_classes_is_told_by_their_numbers(tmp_path, read_before):
+    """The module alone says how many it has."""
+    folder = class_folders(tmp_path / "photos", 4)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 10))
+    with pytest.raises(DataError, match=r"10 classes, but .* has 2; .* say which with --classes"):
+        robustkit.evaluate(module, folder, attack="clean")
+    images = robustkit.load_dataset(folder, classes="3,7", split="all") if read_before else folder
+    options = {} if read_before else {"classes": "3,7", "split": "all"}
+    found = robustkit.evaluate(module, images, attack="clean", **options)
+    assert set(found.table["label"].to_pylist()) == {3, 7}
+    small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 7))
+    with pytest.raises(DataError, match="7 classes, but the data set photos has 8"):
+        robustkit.evaluate(small, images, attack="clean", **options)
+    held = robustkit.load_dataset(folder, split="all")
+    with pytest.raises(InputError, match=r"classes goes with .*give classes to load_dataset"):
+        robustkit.evaluate(module, held, attack="clean", classes="3,7")
+
+
+def test_images_without_splits_that_a_network_was_trained_on_are_warned_of(tmp_path, monkeypatch):
+    """Some of them, by whichever path; but not those of another folder of that name."""
+    folder = class_folders(tmp_path / "photos")
+    other = class_folders(tmp_path / "other" / "photos", 15)
+    out = tmp_path / "a.safetensors"
+    made = robustkit.train("lenet5", folder, split="all", steps=2, out=out)
+    monkeypatch.chdir(tmp_path)
+    asked = [(folder, 30, 1), ("photos", 10, 1), (folder, None, 1), (other, 20, 0), (None, 30, 1)]
+    for data, limit, told in asked:
+        found = robustkit.evaluate(made, data, attack="clean", limit=limit, out=tmp_path)
+        warnings = [w for w in found.header["warnings"] if "says that it was trained on" in w]
+        assert len(warnings) == told, (data, limit)
 
 
 @pytest.mark.parametrize(

@@ -1228,6 +1228,122 @@ def test_an_export_is_given_pixels_in_the_type_of_its_input(kind, fixed, casts, 
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
 
 
+@pytest.mark.one_of_many(5)
+@pytest.mark.parametrize("traced", [False, True], ids=["script", "trace"])
+@pytest.mark.parametrize("beside", [False, True], ids=["one type", "two types"])
+@pytest.mark.parametrize("casts", [False, True], ids=["given its type", "casts itself"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_torchscript_that_casts_itself_keeps_its_types(kind, casts, beside, traced, tmp_path):
+    torch.manual_seed(0)
+    made = Half(kind, casts, beside).eval()
+    path = scripted(
+        tmp_path / "x.pt", made, X.to(torch.float32 if casts else kind) if traced else None
+    )
+    read = read_checkpoint(path, trust_program=True, mean=0.5, std=0.25)
+    # as a worker has it
+    loaded = pickle.loads(pickle.dumps(read)).load()
+    x = X.clone().requires_grad_()
+    expected = (made if casts else made.float())((x - 0.5) / 0.25)
+    for _ in range(2):
+        torch.testing.assert_close(loaded(x), expected, check_dtype=False)
+    (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
+
+
+def test_torchscript_that_casts_within_is_given_its_own_type(tmp_path):
+    class Within(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(784, 5).half(), nn.Linear(5, 5).half()
+
+        def forward(self, x):
+            return self.last(self.first(x.flatten(1)).float().softmax(1).half())
+
+    made = Within().eval()
+    read = read_checkpoint(scripted(tmp_path / "x.pt", made), trust_program=True)
+    loaded = read.load()
+    for n in (3, 1, 4):
+        x = torch.rand(n, 1, 28, 28)
+        torch.testing.assert_close(loaded(x), made(x.half()), check_dtype=False)
+
+
+@pytest.mark.parametrize("casts", [False, True], ids=["given its type", "casts itself"])
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (torch.float16, "half precision"),
+        (torch.bfloat16, "bfloat16"),
+        (torch.float64, "double precision"),
+        (torch.float32, None),
+    ],
+    ids=str,
+)
+def test_torchscript_of_another_type_is_told_of_only_if_it_is_converted(
+    kind, word, casts, tmp_path
+):
+    path = scripted(tmp_path / "x.pt", Half(kind, casts).eval())
+    read = read_checkpoint(path, trust_program=True)
+    expected = [] if casts or word is None else [f"{word} converted to float32"]
+    assert [note for note in read.notes if "converted" in note] == expected
+
+
+class Grouped(nn.Module):
+    """A network that takes images alone, or in groups of so many."""
+
+    def __init__(self, parts=1):
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Flatten(), nn.Linear(676, 10))
+        self.parts = parts
+
+    def forward(self, x):
+        if self.parts > 1:
+            x = x.reshape(-1, self.parts, *x.shape[1:]).flatten(0, 1)
+        return self.network(x)
+
+
+BATCHES = {
+    "at most": ({"max": 32}, "batches of at most 32"),
+    "at least": ({"min": 4}, "batches of at least 4"),
+    "between": ({"min": 4, "max": 8}, "batches of 4 to 8"),
+    "any": ({}, None),
+    "any but one": ({"min": 2}, None),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_an_export_is_run_in_batches_that_it_takes(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    limits, told = BATCHES[name]
+    made, some = Grouped().eval(), ({0: torch.export.Dim("batch", **limits)},)
+    exported = torch.export.export(made, (torch.rand(5, 1, 28, 28),), dynamic_shapes=some)
+    torch.export.save(exported, tmp_path / "x.pt2")
+    read = read_checkpoint(tmp_path / "x.pt2", trust_program=True)
+    notes = [note for note in read.notes if "batch" in note]
+    assert len(notes) == (told is not None)
+    assert told is None or told in notes[0]
+    loaded = pickle.loads(pickle.dumps(read)).load()
+    for n in (1, 3, 9, 40, 128):
+        x = torch.rand(n, 1, 28, 28, requires_grad=True)
+        torch.testing.assert_close(loaded(x), made(x))
+        (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
+        torch.testing.assert_close(gradient, torch.autograd.grad(made(x).sum(), x)[0])
+    found = robustkit.evaluate(read, attack="fgsm", data="mnist5k", limit=40)
+    assert len(found.rows) == 40
+
+
+@pytest.mark.parametrize("limits", [{}, {"max": 8}], ids=["any", "at most"])
+def test_an_export_of_a_multiple_is_run_in_batches_of_it(limits, tmp_path):
+    some = ({0: 4 * torch.export.Dim("batch", **limits)},)
+    made = Grouped(parts=4).eval()
+    exported = torch.export.export(made, (torch.rand(8, 1, 28, 28),), dynamic_shapes=some)
+    torch.export.save(exported, tmp_path / "x.pt2")
+    loaded = read_checkpoint(tmp_path / "x.pt2", trust_program=True).load()
+    for n in (1, 3, 9, 40, 128):
+        x = torch.rand(n, 1, 28, 28)
+        torch.testing.assert_close(loaded(x), made.network(x))
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_an_export_of_another_type_is_evaluated(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import schemas, warm
 
-from robustkit.cli.commands import _commands
+from robustkit.cli.commands import ONCE, _commands
 from robustkit.cli.terminal import show
 from robustkit.models import build
 from robustkit.record import frame
@@ -217,6 +217,26 @@ def test_bad_input_is_one_line_and_status_2(robustkit, tmp_path, arguments, mess
         assert err.count("\n") == 1
         assert err.startswith("robustkit: error: ")
     assert not list(tmp_path.glob("runs/*.parquet"))
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_two_options_ask_for_is_not_half_forgotten(robustkit, name):
+    takers = [
+        command
+        for command, one in _commands().commands.items()
+        if any(name in option.opts and not option.multiple for option in one.params)
+    ]
+    assert takers
+    for command in takers:
+        for typed in ((name, "a", name, "b"), (f"{name}=a", f"{name}=a")):
+            status, out, err = robustkit(command, "nothing.pt", *typed)
+            assert (status, out, err.count("\n")) == (2, "", 1)
+            assert f"{name} is given twice" in err
+
+
+def test_a_knob_that_is_turned_twice_stays_where_it_was_turned_last(robustkit):
+    status, out, _ = robustkit("evaluate", "lenet5-mnist5k", *FAST, "--limit", "7", "--json", "-")
+    assert (status, json.loads(out)[0]["clean"]["n"]) == (0, 7)
 
 
 def test_an_evaluation_that_fails_is_status_3(robustkit, own, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.cli.terminal import share_cell
 from robustkit.errors import InputError
 from robustkit.models import build
+from robustkit.protocol import parse_protocol
 from robustkit.record import Store, table
 from robustkit.results.command import data_options
 from robustkit.statistics import (
@@ -614,6 +616,24 @@ def test_the_command_for_a_missing_evaluation_names_a_norm_that_is_no_default(ro
     assert "--set" not in line
 
 
+@pytest.mark.parametrize(("steps", "named"), [(40, "pgd"), (3, "pgd.toml")])
+def test_the_command_for_a_missing_evaluation_names_no_other_attack(robustkit, steps, named):
+    """Of a file `x/pgd.toml` of one's own the name is that of a shipped one."""
+    found = made(WEAK, 0)
+    text = found.header["protocol"]["file"].replace("steps = 40", f"steps = {steps}")
+    own = replace(parse_protocol(tomllib.loads(text), "pgd", "pgd"), epsilons=found.epsilons)
+    entry = {"file": text, "resolved": own.resolved(), "digest": own.digest}
+    write(with_header(found, "protocol", found.digest, **entry))
+    Path("nets").mkdir()
+    Path("nets/new.pt").write_text("new")
+    line = refused(robustkit, "compare", "nets/cross-entropy_seed0.pt", "nets/new.pt")
+    assert f"run: robustkit evaluate nets/new.pt --attack {named} --epsilon 0.1" in line
+    Path("attacks").mkdir()
+    Path("attacks/pgd.toml").write_text(text)  # now it is what the name means
+    line = refused(robustkit, "compare", "nets/cross-entropy_seed0.pt", "nets/new.pt")
+    assert "run: robustkit evaluate nets/new.pt --attack pgd --epsilon 0.1" in line
+
+
 def images_at(found, **changes):
     """The evaluation as one of a folder's images, made and numbered as was asked."""
     source = {"folder": "my images/faces", "class_map": {"classes": "imagenet"}}
@@ -645,6 +665,37 @@ def test_the_command_names_the_images_as_they_were_given(robustkit):
     line = refused(robustkit, "compare", *names, "--data", "other/faces")
     assert "was evaluated on faces, not on other/faces" in line
     assert "--data other/faces" in line
+
+
+PREPARED = {
+    "library": "timm 1", "processor": "create_transform", "resize": 256, "by": "Pillow",
+    "interpolation": "bicubic", "crop": [224, 224], "centre": "rounded", "upright": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"resize": 235}, {"resize": 256}, "resize 235 against 256; evaluate both with the same"),
+        ({"resize": [224, 224]}, {}, "resize 224×224 against 256; evaluate both"),
+        ({"by": "torch", "library": "transformers 5"}, {}, "by torch against Pillow\n"),
+        ({}, None, "interpolation bicubic against bilinear; evaluate both"),
+    ],
+)
+def test_networks_whose_libraries_prepare_images_otherwise_have_no_command(
+    robustkit, one, other, told
+):
+    """It would evaluate each by its own library again."""
+    how = {"pipeline": PREPARED | one}
+    own = {"resize": 256, "crop": 224} if other is None else {"pipeline": PREPARED | other}
+    second = images_at(made(STRONG, 1), transform=how, digest="1" * 64)
+    first = images_at(made(WEAK, 0), transform=own, digest="0" * 64)
+    names = [found.header["checkpoint"]["path"] for found in (first, second)]
+    write(first)
+    write(second)
+    line = refused(robustkit, "compare", *names)
+    assert f"evaluated on the same images, prepared otherwise: {told}" in line
+    assert "run:" not in line
 
 
 def test_the_command_names_where_pairs_stand_and_not_that_they_are_pairs(robustkit):

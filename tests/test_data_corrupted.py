@@ -23,6 +23,7 @@ from robustkit.corruption.published import ALEXNET, tabulate
 from robustkit.corruption.tables import NAMES
 from robustkit.data.corrupted import asked_levels, find_levels
 from robustkit.data.loading import corruption_splits
+from robustkit.data.pipeline import Pipeline
 from robustkit.errors import DataError
 from robustkit.evaluation import from_checkpoint
 from robustkit.protocol import parse_epsilon
@@ -223,6 +224,63 @@ def level(name, severity, wrong, classes=1000):
     table = found.table.set_column(column, "fooled_at", [fooled])
     data = found.header["data"] | {"source": {"corruption": name, "severity": severity}}
     return replace(found, table=table, header={**found.header, "data": data})
+
+
+OF_A_LIBRARY = Pipeline(
+    library="torchvision 0",
+    processor="ImageClassification",
+    resize=256,
+    interpolation="bilinear",
+    by="Pillow",
+    crop=(224, 224),
+    centre="rounded",
+    upright=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "options", "kept"),
+    [
+        (224, {}, {}, None),
+        (224, {"resize": (256, 256), "fit": "cover", "by": "torch"}, {}, None),
+        (224, {"resize": (224, 224), "crop": None}, {}, None),
+        (224, {}, {"resize": 256}, 256),
+        (64, {}, {}, 256),
+        (224, {"crop": (256, 256)}, {}, 256),
+    ],
+)
+def test_images_of_a_level_that_have_the_size_of_the_crop_are_not_resized(
+    size, changes, options, kept, tmp_path
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    for severity in ("1", "2"):
+        place = tmp_path / "fog" / severity / "n01440764"
+        place.mkdir(parents=True)
+        Image.fromarray(pixels).save(place / "a.png")
+    pipeline = replace(OF_A_LIBRARY, **changes)
+    found = load_dataset(tmp_path, split="fog-1", pipeline=pipeline, **options)
+    assert found.transform["pipeline"]["resize"] == kept
+    assert ("not resized, as they are published" in " ".join(found.notes)) == (kept is None)
+    if kept is None:
+        assert np.array_equal(found.images(0, 1)[0], pixels.transpose(2, 0, 1) / np.float32(255))
+    else:
+        assert found.digest != load_dataset(tmp_path, split="fog-1").digest
+    other = load_dataset(tmp_path / "fog" / "1", pipeline=pipeline, split="all")
+    assert other.transform["pipeline"]["resize"] == pipeline.resize
+
+
+@pytest.mark.parametrize("made", [{"resize": 256}, {"pipeline": {"resize": [235, 235]}}])
+def test_resized_images_have_no_mean_corruption_error(made, capsys):
+    records = at_levels(NAMES)
+    resized = [
+        replace(one, header=one.header | {"data": one.header["data"] | {"transform": made}})
+        for one in records
+    ]
+    assert tabulate(records).mce is not None
+    assert tabulate([*records[1:], resized[0]]).mce is None
+    show_all(resized, "wilson")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no mean corruption error (mCE): images were resized" in said
 
 
 @pytest.mark.thorough

@@ -701,3 +701,91 @@ def test_a_column_beside_class_folders_whose_name_is_no_text_does_not_matter(tmp
     (tmp_path / name).write_bytes(content.replace(b"image", b"im\xe1ge"))
     with suppress(DataError):
         open_path(tmp_path, "all")
+
+
+# a column of splits
+
+OF_ROWS = ["train", "test", "Test", "train", "validation", "test", "train"]
+
+
+def table_with(folder, column, words, labels):
+    folder.mkdir(parents=True)
+    pictures(folder)
+    rows = [f"{r}.png,{labels[r]},a text {r},{words[r] or ''}\n" for r in range(7)]
+    (folder / "own.csv").write_text(f"path,label,caption,{column}\n" + "".join(rows))
+    return folder / "own.csv"
+
+
+def columns_with(column, words, labels):
+    rows = [{"bytes": png(image), "path": None} for image in IMAGES]
+    texts = [f"a text {r}" for r in range(7)]
+    return pa.table({"image": rows, "label": labels, "caption": texts, column: words})
+
+
+def parquet_with(folder, column, words, labels):
+    folder.mkdir(parents=True)
+    pq.write_table(columns_with(column, words, labels), folder / "own.parquet", row_group_size=3)
+    return folder / "own.parquet"
+
+
+def parquets_with(folder, column, words, labels):
+    """In a folder of two files."""
+    folder.mkdir(parents=True)
+    table = columns_with(column, words, labels)
+    pq.write_table(table[:4], folder / "a.parquet")
+    pq.write_table(table[4:], folder / "b.parquet")
+    return folder
+
+
+def arrow_with(folder, column, words, labels):
+    folder.mkdir(parents=True)
+    table = columns_with(column, words, labels)
+    with (
+        pa.OSFile(str(folder / "own.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table, max_chunksize=2)
+    return folder / "own.arrow"
+
+
+def saved_with(folder, column, words, labels):
+    path = arrow_with(folder, column, words, labels)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": path.name}]}))
+    return folder
+
+
+WITH_A_COLUMN = [table_with, parquet_with, parquets_with, arrow_with, saved_with]
+
+
+@pytest.mark.parametrize("make", WITH_A_COLUMN)
+@pytest.mark.parametrize("names", [False, True])
+def test_a_column_says_which_rows_are_of_which_split(tmp_path, make, names):
+    # a class of the training alone keeps its number
+    labels = ["aardvark", *(NAMES[label] for label in LABELS[1:])] if names else [3, *LABELS[1:]]
+    path = make(tmp_path / "own", "split", OF_ROWS, labels)
+    every = from_arrays(IMAGES, LABELS, name="x").ids
+    for split, rows in (("test", [1, 2, 5]), ("train", [0, 3, 6]), ("val", [4])):
+        data = load_dataset(path, split=split)
+        numbers = [("aardvark", *NAMES).index(labels[r]) if names else labels[r] for r in rows]
+        expected = dict(zip([every[r] for r in rows], numbers, strict=True))
+        assert (data.split, dict(zip(data.ids, data.labels.tolist(), strict=True))) == (
+            split,
+            expected,
+        )
+        data.images(0, len(rows))  # which are those of the ids
+    with one_line("no rows in the split 'extra'; it has: '?test'?, '?train'?, '?val"):
+        load_dataset(path, split="extra")
+
+
+@pytest.mark.parametrize("make", WITH_A_COLUMN)
+def test_a_column_of_another_name_that_seems_to_be_of_splits_is_no_guess(tmp_path, make):
+    path = make(tmp_path / "own", "subset", [*OF_ROWS[:3], None, *OF_ROWS[4:]], LABELS)
+    with one_line("column 'subset' has test and train and validation; if it says which rows"):
+        load_dataset(path)
+    assert is_whole(load_dataset(path, split="all"))
+    # all are of the split that is asked for, or one row says something else
+    assert is_whole(load_dataset(make(tmp_path / "test", "subset", ["test"] * 7, LABELS)))
+    words = [*OF_ROWS[:-1], "held out"]
+    assert is_whole(load_dataset(make(tmp_path / "other", "subset", words, LABELS)))
+    with one_line("no split 'train'|no rows in the split 'train'"):
+        load_dataset(make(tmp_path / "third", "subset", words, LABELS), split="train")

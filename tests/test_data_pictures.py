@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from robustkit.data import from_arrays, load_dataset
 from robustkit.data.pipeline import Pipeline
+from robustkit.errors import DataError
 
 ORIENTATION = 274
 TURNED = "of 4 images have an EXIF orientation, which is not applied, as in torchvision's"
@@ -167,3 +168,18 @@ def test_perturbed_images_that_were_saved_are_data(tmp_path, robustkit):
     assert status == 0, err
     assert 0 < wrong <= 20
     assert f"{100 * (20 - wrong) / 20:.1f}" in out
+
+
+@pytest.mark.parametrize("make", [folder_of, table_of, parquet_of, tar_of])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_truncated_pictures_are_none_whatever_the_program_has_pillow_do(
+    tmp_path, make, allowed, monkeypatch
+):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", allowed)
+    contents = [encoded(Image.fromarray(pixels).resize((64, 64)), "JPEG") for pixels in PIXELS]
+    whole = make(tmp_path / "whole", contents)
+    assert load_dataset(whole).images(0, 4).shape == (4, 3, 64, 64)
+    contents[1] = contents[1][: len(contents[1]) - 200]
+    with pytest.raises(DataError, match=r"unreadable image: .*truncated"):
+        load_dataset(make(tmp_path / "cut", contents))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is allowed

@@ -209,6 +209,23 @@ def test_a_broken_npz_is_one_line_that_names_it(tmp_path, change, message):
         load_dataset(str(path))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "npz", "memory"])
+def test_a_split_whose_labels_are_kept_back_is_told_as_such(tmp_path, kind):
+    images = some_images(4)
+    with one_line(r"no image has a label \(all are −1\).*choose another split"):
+        if kind == "memory":
+            from_arrays(images, [-1] * 4, name="own")
+        elif kind == "npz":
+            np.savez(tmp_path / "own.npz", images=images, labels=np.full(4, -1))
+            load_dataset(tmp_path / "own.npz")
+        else:
+            rows = [{"image": {"bytes": encoded(image)}, "label": -1} for image in images]
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
+            load_dataset(tmp_path)
+    with one_line("image 1 has label -1; labels start at 0"):
+        from_arrays(images, [0, -1, -1, -1], name="own")
+
+
 def test_a_named_npz_that_was_changed_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", images=some_images(), labels=np.zeros(6, int))
     file = tmp_path / "own.toml"
@@ -329,10 +346,15 @@ def test_class_folders_are_the_classes_and_other_files_are_passed_over(tmp_path)
     (tmp_path / ".git").mkdir()
     (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
     (tmp_path / "__MACOSX" / "cat" / "._1.png").write_bytes(b"no picture")
+    for aside in (".ipynb_checkpoints", "@eaDir/000.png", "inside/.thumbnails", "__MACOSX/inside"):
+        (tmp_path / "cat" / aside).mkdir(parents=True)
+        (tmp_path / "cat" / aside / "copy.png").write_bytes(encoded(some_images(1, 3, seed=9)[0]))
+        (tmp_path / "cat" / aside / "copy.heic").write_bytes(b"no picture")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert corruption_splits(str(tmp_path), "test") == []
     data = load_dataset(str(tmp_path))
     assert data.classes == ("cat", "dog")
+    assert data.warnings == ()
     assert data.order == "digest-shuffled"
     assert sorted(data.ids) == sorted(ids_of(images))
     by_id = dict(zip(ids_of(images), [0, 1] * 20, strict=True))

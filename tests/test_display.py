@@ -1,5 +1,6 @@
 """What results show of themselves on a prompt and in a notebook."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -7,13 +8,17 @@ import numpy as np
 import pytest
 from helpers import audits, outcomes
 from helpers.evaluations import certification, evaluation
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import robustkit
 from robustkit.analysis.rank import Ranking
 from robustkit.display.results import view
 from robustkit.errors import InputError, shown
 from robustkit.integrity import CheckedFile, FileCheck
+from robustkit.record import table
+from robustkit.reporting.wording import ends, in_points, percent, with_interval
 from robustkit.statistics import friedman
 from robustkit.training import TrainingResult
 
@@ -163,6 +168,134 @@ def test_a_figure_of_its_own_is_one_that_a_notebook_shows():
     assert pyplot.figure(pyplot.get_fignums()[-1]) is ax.figure
     assert len(pyplot.get_fignums()) == len(before) + 1
     pyplot.close(ax.figure)
+
+
+MATHS = "$x_1_2$"
+"""no formula, and a traceback where it is taken for one"""
+
+
+def with_dollars(name):
+    """A result whose names hold dollar signs."""
+    called = [{"loss": f"{MATHS}{i}"} for i in range(3)]
+    several = [evaluation(f"{MATHS}{i}.pt", seed=i, checkpoint=c) for i, c in enumerate(called)]
+    if name == "leaderboard":
+        return robustkit.leaderboard(*several)
+    if name == "comparison":
+        return robustkit.compare(*several[:2])
+    if name == "ranking":
+        found = ranking()
+        return Ranking((MATHS, "b", "c"), found.data, found.levels, found.accuracies, found.ranks)
+    return robustkit.from_arrays(
+        np.zeros((2, 1, 4, 4)) + 0.5, [0, 1], name="x", classes=[MATHS, "b"]
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("name", ["leaderboard", "comparison", "ranking", "data set"])
+def test_a_dollar_sign_in_a_name_stays_one(name, own):
+    from matplotlib import pyplot
+
+    figure = Figure(figsize=(8, 4))
+    FigureCanvasAgg(figure)
+    ax = with_dollars(name).plot(None if own else figure.add_subplot())
+    ax.figure.canvas.draw()
+    told = [text for text in ax.figure.findobj(Text) if "$" in text.get_text()]
+    assert told
+    assert not any(text.get_parse_math() for text in told)
+    if own:
+        pyplot.close(ax.figure)
+
+
+def test_a_figure_leaves_the_callers_own_formulas_alone():
+    ax = Figure().add_subplot()
+    ax.set_title("$x^2$")
+    ax.plot([0, 1], [1, 1], label="mine")
+    assert with_dollars("leaderboard").plot(ax) is ax
+    assert ax.title.get_parse_math()
+    assert ax.text(0, 0, "$y$").get_parse_math()
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "audit", "training"])
+@pytest.mark.parametrize("layout", [None, "constrained", "tight"])
+def test_a_legend_on_axes_among_others_stays_within_them(name, layout):
+    figure = Figure(figsize=(9, 4), layout=layout)
+    FigureCanvasAgg(figure)
+    for ax in figure.subplots(1, 2):
+        ax.plot([0, 0.1], [0.5, 0.5], label="mine")
+        result = with_dollars(name) if name == "leaderboard" else RESULTS[name]()
+        result.plot(ax)
+        result.plot(ax)  # above what is there
+    figure.canvas.draw()
+    assert figure.legends == []
+    for ax in figure.axes:
+        box, around = ax.get_legend().get_window_extent(), ax.get_window_extent()
+        assert around.x0 <= box.x0 < box.x1 <= around.x1
+        assert around.y0 <= box.y0 < box.y1 <= around.y1
+        assert len(ax.get_legend().get_texts()) > 1
+
+
+def drawn_in(html):
+    """The figure in words, the titles of its markers, and its height over its width."""
+    svg = ElementTree.fromstring(html).find(".//{*}svg")
+    _, _, width, height = map(float, svg.get("viewBox").split())
+    return svg.get("aria-label"), [t.text for t in svg.findall(".//{*}title")], height / width
+
+
+@pytest.mark.parametrize("budgets", [2, 32])
+def test_a_comparison_says_its_numbers_and_has_room_for_its_rows(budgets):
+    levels = [f"{i}/255" for i in range(1, budgets + 1)]
+    found = robustkit.compare(
+        evaluation("a.pt", epsilons=levels), evaluation("b.pt", seed=1, epsilons=levels)
+    )
+    assert len(found.comparisons) == budgets + 1
+    _, titles, shape = drawn_in(found._repr_html_())
+    for one in found.comparisons:
+        assert any(title.endswith(f": {in_points(one)} ({ends(one)})") for title in titles)
+    assert shape > 0.02 * budgets
+
+
+def test_a_leaderboard_shows_its_intervals_and_tells_its_curves():
+    found = robustkit.leaderboard(evaluation("a.pt"), evaluation("b.pt", seed=1))
+    html = found._repr_html_()
+    alternative, *_ = drawn_in(html)
+    for row in found.boards[0].rows:
+        for estimate in (row.clean, *row.robust.values()):
+            assert with_interval(estimate) in html
+            assert with_interval(estimate) in found.to_markdown()
+            assert percent(estimate.value) in alternative
+            assert percent(estimate.value) in repr(found)
+
+
+def test_a_certified_curve_has_a_caption_and_is_told():
+    found = evaluation()
+    assert "Dotted" not in found._repr_html_()
+    columns = found.table.to_pydict()
+    columns["certified_at"] = ["0.1" if i % 2 else None for i in range(len(found.table))]
+    header = found.header | {"prove": {"on": True}}
+    proved = replace(found, header=header, table=table(columns))
+    assert proved.certified()
+    alternative, *_ = drawn_in(proved._repr_html_())
+    assert "Dotted: certified accuracy" in proved._repr_html_()
+    for point in proved.certified():
+        assert f"{percent(point.accuracy.value)} certified at {point.epsilon.text}" in alternative
+
+
+def test_a_study_tells_its_curves_in_numbers():
+    found = outcomes.outcome(2)
+    html = found._repr_html_()
+    alternative, *_ = drawn_in(html)
+    for line in found.panels[0].lines:
+        for value in line.values:
+            assert with_interval(value.estimate) in alternative
+    assert f"{found.panels[0].title}: " in html
+
+
+def test_an_audit_tells_what_is_certified():
+    found = audits.full()
+    alternative, *_ = drawn_in(found._repr_html_())
+    assert found.certificate.levels
+    for level in found.certificate.levels:
+        assert f"Certified at {level.epsilon}: {percent(level.certified.value)}" in alternative
 
 
 def test_what_is_shown_in_text_and_page_is_what_was_found():

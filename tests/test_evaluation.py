@@ -326,7 +326,7 @@ TWO_CLASSES = data.from_arrays(
     [
         ({"data": (np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, int))}, InputError, "3|192"),
         ({"model": Net(classes=2)}, DataError, "2 classes, but"),
-        ({"data": TWO_CLASSES}, DataError, "pass --num-classes 3, and --classes"),
+        ({"data": TWO_CLASSES}, DataError, "say which with --classes .in Python classes="),
         ({"epsilon": ["0"]}, ProtocolError, "above 0"),
         ({"epsilon": ["x"]}, ProtocolError, "expected a number"),
         (

@@ -30,7 +30,7 @@ from robustkit import figures
 from robustkit.analysis.outcome import TransferMatrix
 from robustkit.figures.style import map_text
 from robustkit.record import Example
-from robustkit.reporting.wording import signed
+from robustkit.reporting.wording import difference, signed
 from robustkit.statistics import Estimate, friedman
 
 
@@ -371,7 +371,8 @@ def test_a_transfer_matrix_tells_nothing_as_none_or_all_that_is_not(ax):
     [(0.02, "+2.0"), (-0.013, "−1.3"), (0.0, "0.0"), (0.0004, "0.0"), (-0.0004, "0.0")],
 )
 def test_a_gain_of_nothing_has_no_sign(ax, gain, told):
-    figures.cost_against_gain(ax, [cost("a", 1.5, gain)])
+    costs = [cost("a", 1.5, gain)]
+    figures.cost_against_gain(ax, costs, numbers=lambda c: difference(c.gain))
     assert str(ax.containers[0][0].get_label()).endswith(f", {told} points")
     assert signed(gain) == told
 
@@ -500,6 +501,26 @@ def test_shortened_names_stay_short_and_different(width):
     assert len(set(short)) == len(names)
     assert max(map(len, short)) <= width + 5
     assert figures.shortened(["one", "two"], width) == ["one", "two"]
+
+
+@pytest.mark.parametrize("width", [12, 20, 48])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x" * 50, "x" * 50 + " with more"],
+        ["x" * 50, "more of " + "x" * 50],
+        ["run of a long name " * 4 + end for end in ("a", "ab", "abc")],
+        ["net", "net" + "x" * 80],
+        ["x" * 40 + "y" * 40, "x" * 40 + "z" + "y" * 40],
+    ],
+)
+def test_a_name_that_is_a_part_of_another_is_still_readable(names, width):
+    short = figures.shortened(names, width)
+    assert len(set(short)) == len(names)
+    assert max(map(len, short)) <= width + 5
+    for name, told in zip(names, short, strict=True):
+        kept = re.sub(r"^…|…$| \(\d+\)$", "", told)
+        assert len(kept) >= min(len(name), 10), told
 
 
 def test_tick_labels_of_many_levels_do_not_touch():

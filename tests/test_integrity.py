@@ -13,6 +13,7 @@ from helpers.audits import full
 from helpers.evaluations import evaluation
 
 from robustkit import integrity, record
+from robustkit.auditing.stored import read_audit
 from robustkit.checkpoint import save_checkpoint
 from robustkit.cli import main
 from robustkit.errors import RecordError
@@ -208,10 +209,44 @@ def test_a_file_without_a_digest_is_sound_as_far_as_can_be_told(whole, tmp_path,
     shutil.copytree(whole / "audit", folder)
     path = folder / "audit.json"
     table = json.loads(path.read_text())
-    del table["content_digest"]
+    del table["content_digest"], table["files"]
     path.write_text(json.dumps(table))
     assert ("audit.json", "no digest") in kinds(folder)
     assert run(monkeypatch, folder) == 0
+
+
+@pytest.mark.parametrize("name", ["audit.html", "audit.md"])
+@pytest.mark.parametrize("edited", [True, False])
+def test_what_an_audits_page_and_card_say_is_checked(
+    whole, tmp_path, monkeypatch, capsys, name, edited
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole / "audit", folder)
+    assert run(monkeypatch, folder) == 0
+    file = folder / name
+    if edited:
+        text = file.read_text()
+        assert "overstated" in text
+        file.write_text(text.replace("overstated", "believable"))
+    else:
+        file.unlink()
+    capsys.readouterr()
+    assert run(monkeypatch, folder) == 2
+    said = "changed since it was written" if edited else "is gone"
+    assert f"{file}: {said}" in "".join(capsys.readouterr())
+
+
+def test_an_audits_digest_is_not_lost_by_accident(whole, tmp_path, monkeypatch):
+    """Whoever names the digests of the page and the card had one of its own."""
+    folder = tmp_path / "copy"
+    shutil.copytree(whole / "audit", folder)
+    path = folder / "audit.json"
+    table = json.loads(path.read_text())
+    del table["content_digest"]
+    path.write_text(json.dumps(table))
+    assert ("audit.json", "damaged") in kinds(folder)
+    with pytest.raises(RecordError, match="changed since it was written"):
+        read_audit(path)
 
 
 def test_what_an_interrupted_write_left_is_no_fault(whole, tmp_path, monkeypatch, capsys):

@@ -409,7 +409,7 @@ EVALUATION = {
             "labels": "data",
             "ids": "data",
             "digest": "data",
-            "transform": "data",
+            "_counted": "data",  # of the transform
             "classes": "data",  # their number
         },
         {
@@ -424,6 +424,7 @@ EVALUATION = {
             "notes": SHOWN,
             "_source": DATA,
             "_positions": DATA,
+            "transform": SHOWN,
             "_transform": DATA,
             "_files": "whose images count, and are held against their ids",
             "_ordered": "the ids stand in their order",

@@ -285,7 +285,7 @@ def test_more_than_eight_methods_stay_readable_and_seeds_share_a_colour():
         made(f"m{number}", 0, 0.05 + 0.04 * number)
     made("m9", 1, 0.4)
     (board,) = boards(by_method=False).boards
-    ax = matplotlib.figure.Figure().add_subplot()
+    ax = matplotlib.figure.Figure(layout="constrained").add_subplot()
     figures.board_curves(ax, board)
     (legend,) = ax.figure.legends
     named = [text.get_text() for text in legend.get_texts()]

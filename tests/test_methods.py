@@ -118,6 +118,69 @@ def test_an_evaluations_paragraph_has_every_number_of_the_record():
         assert part in text
 
 
+def test_several_evaluations_each_have_their_precision_device_and_versions():
+    """Evaluations of one protocol may have been made on several machines."""
+    first, second, third = map(evaluation, ("a.pt", "b.pt", "c.pt"))
+    engine = third.header["engine"] | {"device": "cuda", "robustkit": "0.2.0", "foolbox": ""}
+    other = replace(third, header=third.header | {"engine": engine, "precision": "bf16"})
+    found = of_evaluations([other, first, second], first.clean())
+    text = words(found)
+    theirs = "Software of c.pt: robustkit 0.2.0 and PyTorch 2.11.0 on cuda; searches in bf16."
+    assert theirs in text
+    assert "Software of a.pt and b.pt: robustkit 0.1.0, PyTorch 2.11.0 and foolbox 3.3.4 on" in text
+    assert "searches in float32" in text
+    assert "rauber2020foolbox" in found.bibtex
+    assert len(found.keys) == len(set(found.keys))
+    assert found.version == together([found, of(first)]).version == "0.1.0, 0.2.0"
+    assert words(of_evaluations([first, second], first.clean())).count("Software: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, ""),
+        ({"pairs": True}, ""),
+        ({"resize": 32}, ", resized to 32 (shorter side, bilinear, Pillow)"),
+        (
+            {"channels": 1, "resize": 32, "interpolation": "bicubic", "crop": 28},
+            ", converted to grey, resized to 32 (shorter side, bicubic, Pillow) and cropped to "
+            "28×28",
+        ),
+        (
+            {
+                "pipeline": {
+                    "library": "transformers 5.1",
+                    "processor": "ViTImageProcessor",
+                    "resize": [256, 224],
+                    "interpolation": "nearest",
+                    "by": "torch",
+                    "crop": None,
+                    "channels": 3,
+                    "fit": "contain",
+                }
+            },
+            ", resized to 256×224 (nearest, torch, contain), as ViTImageProcessor of transformers "
+            "5.1 does",
+        ),
+    ],
+)
+def test_how_images_were_made_is_told(made, said):
+    data = evaluation().header["data"] | {"transform": made}
+    whose = "200 test images of 5,000 MNIST digits"
+    assert f"on {whose}{said}. " in words(of(evaluation(), data=data))
+    audited = full()
+    entry = {"n": 200, "split": "test", "title": "5,000 MNIST digits", "transform": made}
+    assert f"on {whose}{said} (budget" in words(of_audit(replace(audited, data=entry)))
+
+
+def test_a_subset_of_the_classes_is_told():
+    some = {"class_map": {"numbers": {"a": 3, "b": 7, "c": 7}}}
+    data = evaluation().header["data"] | {"source": some}
+    assert "digits (2 of the 10 classes). " in words(of(evaluation(), data=data))
+    every = {"class_map": {"numbers": {str(i): 9 - i for i in range(10)}}}
+    assert "classes)" not in words(of(evaluation(), data=data | {"source": every}))
+
+
 @pytest.mark.parametrize(
     "methods", [of(evaluation()), of_audit(full()), of_audit(minimal()), of_study(outcome())]
 )
@@ -359,11 +422,17 @@ def test_several_protocols_are_told_apart():
         found = re.findall(r"Threat model[^:]*: ", text)
         assert found == threats
         several = len(protocols) > 1
-        for name in protocols:
-            assert text.count(f"Attacks of {name}: FGSM (") == several, text
-        assert text.count("Attacks: ") == (len(threats) == 1 and not several)
+        assert text.count("Attacks: FGSM (") == bool(threats), text
         assert text.count("none of the attacks finds") == (bool(threats) and not several)
         assert text.count("none of the attacks of that protocol finds") == several
+
+
+def test_attacks_that_protocols_share_are_told_once():
+    first = outcome().protocols["pgd"]
+    fgsm = first | {"resolved": first["resolved"] | {"attacks": [{"kind": "fgsm"}]}}
+    text = words(of_study(replace(outcome(), protocols={"a": first, "b": fgsm, "c": first})))
+    assert text.count("Attacks of a and c: FGSM (") == text.count("Attacks of b: FGSM (") == 1
+    assert text.count("Attacks") == 2
 
 
 def test_several_protocols_with_other_orders_of_budgets_say_which_has_which():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import suppress
 
 import numpy as np
 import onnx
@@ -12,8 +13,9 @@ from helpers.travel import read_checkpoint
 from onnx import TensorProto, helper, numpy_helper
 
 from robustkit import evaluate
-from robustkit.checkpoint import describe
-from robustkit.checkpoint.onnxfile import wire
+from robustkit.checkpoint import describe, write_sidecar
+from robustkit.checkpoint.onnxfile import library, wire
+from robustkit.checkpoint.onnxfile.layout import RANGES
 from robustkit.errors import CheckpointError, RobustkitError
 
 FLOAT = TensorProto.FLOAT
@@ -282,6 +284,11 @@ DEPENDENT = {
         node("ReduceMax", "x", out="m", keepdims=1), node("Div", "x", "m", out="a")
     ),
     "a softmax over the batch": lambda: of_batch(node("Softmax", "z", out="y", axis=0)),
+    "one image replaced": lambda: of_batch(
+        node("ScatterND", "x", "first", "dark", out="a"),
+        first=np.array([[0]]),
+        dark=np.zeros((1, 1, 8, 8), np.float32),
+    ),
     "one answer for all": lambda: of_batch(node("ReduceMean", "z", out="y", axes=[0], keepdims=1)),
 }
 
@@ -669,13 +676,17 @@ def test_what_is_no_onnx_file_is_told(tmp_path, content, said):
 def pooled(opset, **pool):
     nodes = [
         node("Conv", "x", "w", out="a", pads=[1, 1, 1, 1]),
-        node("Relu", "a", out="b"),
+        node("BatchNormalization", "a", "s", "s", "v", "s", out="h"),
+        node("Relu", "h", out="b"),
         node("MaxPool", "b", out="c", kernel_shape=[3, 3], strides=[2, 2], **pool),
         node("Flatten", "c", out="d"),
         node("Gemm", "d", "m", "n", out="y", transB=1),
     ]
     side = 4 if pool else 3
-    constants = {"w": weight(2, 1, 3, 3), "m": weight(4, 2 * side * side), "n": weight(4)}
+    constants = {
+        "w": weight(2, 1, 3, 3), "m": weight(4, 2 * side * side), "n": weight(4), "v": weight(2),
+        "s": np.abs(weight(2)) + 1,
+    }  # fmt: skip
     return model(nodes, ["N", 1, 8, 8], constants, opset=opset)
 
 
@@ -698,3 +709,139 @@ def test_an_opset_that_is_not_supported_says_which_are(tmp_path):
         pytest.skip("all operations are as they were")
     said = refusal(written(tmp_path / "a.onnx", one("Celu", opset=newest)))
     assert f"as in opset {newest} is not supported; export with an opset from 7 to 23" in said
+
+
+@pytest.mark.parametrize("kind", sorted(library.OFFERED))
+def test_an_operation_has_a_converter_in_every_opset_that_has_it(kind):
+    first, last = map(int, library.OPSETS.split(" to "))
+    for opset in range(first, last + 1):
+        with suppress(onnx.defs.SchemaError):
+            version = onnx.defs.get_schema(kind, opset).since_version
+            assert library.converter_of(kind, version) is not None, f"opset {opset}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset"),
+    [("Sum", 7), ("Mean", 7), ("Max", 7), ("Min", 7), ("ArgMax", 7), ("ArgMin", 10)],
+)
+def test_an_operation_older_than_its_converter_is_onnxruntime(kind, opset, tmp_path):
+    if kind.startswith("Arg"):
+        nodes = [node(kind, "z", out="i", axis=1), node("Cast", "i", out="j", to=FLOAT)]
+        nodes += [node("Add", "z", "j", out="y")]
+    else:
+        nodes = [node("Neg", "z", out="i"), node(kind, "z", "i", "i", out="y")]
+    made = model([node("Flatten", "x", out="a"), node("Gemm", "a", "w", "n", out="z", transB=1),
+                  *nodes], ["N", 1, 8, 8], {"w": weight(4, 64), "n": weight(4)}, opset=opset)  # fmt: skip
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    x = images(5)
+    assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
+
+
+def normalised(opset, more=(), **attributes):
+    """Batch norm of the images, with further outputs."""
+    outputs = ["a", *more]
+    made = helper.make_node("BatchNormalization", ["x", *"stuv"], outputs, **attributes)
+    found = of_batch(made, **dict.fromkeys("stuv", np.ones(1, np.float32)))
+    found.opset_import[0].version = opset
+    return found
+
+
+@pytest.mark.parametrize(
+    ("opset", "more", "attributes", "said"),
+    [
+        (8, (), {"spatial": 0}, "with spatial = 0"),
+        (8, ("c", "d", "e", "f"), {}, "in training mode"),
+        (13, ("c", "d", "e", "f"), {}, "in training mode"),
+        (15, ("c", "d"), {"training_mode": 1}, "in training mode"),
+    ],
+)
+def test_batch_norm_that_depends_on_the_batch_or_the_place_is_refused(
+    opset, more, attributes, said, tmp_path
+):
+    assert said in refusal(written(tmp_path / "a.onnx", normalised(opset, more, **attributes)))
+
+
+def with_more(kind, opset, more, *, read=False):
+    """An operation with optional outputs, one of which something takes, or nothing does."""
+    attributes = {"kernel_shape": [1, 1]} if kind == "MaxPool" else {}
+    inputs = ["x", "ones"] if kind == "LayerNormalization" else ["x"]
+    made = helper.make_node(kind, inputs, ["first", *more], **attributes)
+    taken = node("Cast", more[-1], out="a", to=FLOAT) if read else node("Relu", "first", out="a")
+    found = of_batch(made, taken, ones=np.ones(8, np.float32))
+    found.opset_import[0].version = opset
+    return found
+
+
+MORE = {
+    "Dropout, opset 7": ("Dropout", 7, ["_mask"]),
+    "Dropout, opset 10": ("Dropout", 10, ["_mask"]),
+    "Dropout, opset 13": ("Dropout", 13, ["_mask"]),
+    "MaxPool": ("MaxPool", 13, ["indices"]),
+    "LayerNormalization": ("LayerNormalization", 17, ["mean", "deviation"]),
+    "LayerNormalization, one left out": ("LayerNormalization", 17, ["", "deviation"]),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_an_optional_output_that_nothing_takes_is_left_aside(name, tmp_path):
+    made = with_more(*MORE[name])
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    x = images(5)
+    assert torch.allclose(network(x), original(made, x, (1, 1, 8, 8)), atol=1e-5)
+    assert "with additional outputs" in refusal(
+        written(tmp_path / "b.onnx", with_more(*MORE[name], read=True))
+    )
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 3])
+@pytest.mark.parametrize("opset", [11, 13, 16, 18])
+def test_replaced_rows_of_an_image_are_onnxruntime(opset, batch, tmp_path):
+    """As torch writes x[:, :, i] = y: rows first, replaced, and back."""
+    nodes = [
+        node("Transpose", "x", out="rows", perm=[2, 1, 0, 3]),
+        node("Gather", "rows", "taken", out="new"),
+        node("ScatterND", "rows", "places", "new", out="put"),
+        node("Transpose", "put", out="a", perm=[2, 1, 0, 3]),
+        node("Flatten", "a", out="b"),
+        node("Gemm", "b", "w", "n", out="y", transB=1),
+    ]
+    constants = {"taken": np.array([2, 0]), "places": np.array([[5], [-1]]), "w": weight(4, 64),
+                 "n": weight(4)}  # fmt: skip
+    made = model(nodes, [batch, 1, 8, 8], constants, ("y", [batch, 4]), opset=opset)
+    network = read_checkpoint(written(tmp_path / "a.onnx", made)).load()
+    assert network.network.steps.pieces is None
+    x = images(5)
+    shape = (1 if batch == "N" else batch, 1, 8, 8)
+    assert torch.allclose(network(x), original(made, x, shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", ["uint8", *RANGES])
+def test_a_sidecar_that_repeats_a_graph_s_pixels_changes_nothing(pixels, tmp_path):
+    """The graph normalises what it says it takes, whoever says so again."""
+    kind = TensorProto.UINT8 if pixels == "uint8" else FLOAT
+    nodes = [
+        node("Cast", "x", out="f", to=FLOAT),
+        node("Sub", "f", "mean", out="g"),
+        node("Div", "g", "std", out="h"),
+        node("Flatten", "h", out="a"),
+        node("Gemm", "a", "w", "n", out="y", transB=1),
+    ]
+    constants = {"mean": np.float32(0.4), "std": np.float32(0.3), "w": weight(4, 64),
+                 "n": weight(4)}  # fmt: skip
+    made = model(nodes, ["N", 1, 8, 8], constants)
+    made.graph.input[0].type.tensor_type.elem_type = kind
+    if kind == FLOAT:
+        made.metadata_props.add(key="Image.NominalPixelRange", value=pixels)
+    path, x = written(tmp_path / "a.onnx", made), images(5)
+    first = read_checkpoint(path)
+    assert not any("normalised twice" in warning for warning in first.warnings)
+    write_sidecar(first)
+    second = read_checkpoint(path)
+    assert (second.warnings, second.mean, second.std, second.preprocessing) == (
+        first.warnings, first.mean, first.std, first.preprocessing
+    )  # fmt: skip
+    assert torch.equal(first.load()(x), second.load()(x))
+    again = read_checkpoint(path, mean=first.mean, std=first.std)
+    assert not any("normalised twice" in warning for warning in again.warnings)
+    for other in ({"mean": 0.25, "std": first.std}, {"mean": first.mean, "std": 0.75}):
+        assert any("normalised twice" in w for w in read_checkpoint(path, **other).warnings)

@@ -74,6 +74,67 @@ def test_an_option_replaces_its_part_of_a_librarys_pipeline_and_no_other(
     assert np.array_equal(pickle.loads(pickle.dumps(found)).images(0, 4), found.images(0, 4))
 
 
+OBLONG, SQUARE = [(24, 31), (40, 22)], [(24, 24), (40, 40)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({}, OBLONG),
+        ({"library": "torchvision 9", "processor": "another"}, OBLONG),
+        ({"upright": True, "on_white": True}, OBLONG),
+        ({"fill": (9, 9, 9)}, OBLONG),
+        ({"resize": (20, 20)}, SQUARE),
+        ({"resize": (20, 20), "fit": "cover"}, SQUARE),
+        ({"centre": "rounded down, padded up"}, SQUARE),
+        ({"resize": None, "centre": "rounded down", "interpolation": "box"}, SQUARE),
+        ({"resize": None, "by": "torch"}, OBLONG),
+    ],
+)
+def test_the_same_pixels_have_one_digest_whichever_library_prepares_them(changes, sizes, tmp_path):
+    """And that of the options which do the same."""
+    random = np.random.default_rng(0)
+    for number, size in enumerate(sizes):
+        (tmp_path / str(number)).mkdir()
+        picture = Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8))
+        picture.save(tmp_path / str(number) / "a.png")
+    pipeline = replace(PIPELINE, **changes)
+    found = load_dataset(tmp_path, split="all", pipeline=pipeline)
+    options = {"resize": 20, "interpolation": "bicubic"} if pipeline.resize else {}
+    plain = load_dataset(tmp_path, split="all", crop=16, **options)
+    assert np.array_equal(found.images(0, 2), plain.images(0, 2))
+    assert found.digest == plain.digest
+    assert found.take([1]).digest == plain.take([1]).digest
+    assert found.transform["pipeline"]["library"] == pipeline.library
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"by": "torch"},
+        {"resize": 21},
+        {"resize": (20, 20)},
+        {"interpolation": "bilinear"},
+        {"crop": (16, 15)},
+        {"crop": (24, 24)},
+        {"crop": (24, 24), "fill": (7,)},
+        {"crop": (23, 23), "centre": "rounded down, padded up"},
+        {"crop": (17, 17), "centre": "rounded down"},
+        {"channels": 1},
+    ],
+)
+def test_other_pixels_have_another_digest(changes, photographs):
+    pytest.importorskip("torchvision")
+    plain = load_dataset(photographs, pipeline=PIPELINE)
+    other = load_dataset(photographs, pipeline=replace(PIPELINE, **changes))
+    assert other.digest != plain.digest
+    for name in {"fill", "centre"} & changes.keys():
+        rest = {key: value for key, value in changes.items() if key != name}
+        usual = load_dataset(photographs, pipeline=replace(PIPELINE, **rest))
+        alike = np.array_equal(usual.images(0, 4), other.images(0, 4))
+        assert alike == (usual.digest == other.digest)
+
+
 def test_options_that_say_what_the_library_does_change_nothing(photographs):
     same = {"resize": 20, "crop": 16, "channels": 3, "interpolation": "bicubic"}
     plain = images_for(checkpoint(), photographs)

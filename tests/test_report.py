@@ -426,6 +426,29 @@ def test_a_protocol_that_its_file_does_not_tell_is_written_out(undrawn):
     assert unescape(protocol_toml(record.header["protocol"])) in unescape(html)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "of_a_file"),
+    [
+        ("pgd", 3, True),  # as of x/pgd.toml
+        ("pgd", 3, False),  # made in Python
+        ("mine", 40, True),
+        ("../attacks/pgd", 40, True),
+    ],
+)
+def test_a_protocol_that_does_not_ship_is_written_out(undrawn, name, steps, of_a_file):
+    """Its name would be another protocol's, or none's, where the command is run again."""
+    record = evaluation()
+    text = PROTOCOL.replace("steps = 40", f"steps = {steps}")
+    own = replace(parse_protocol(tomllib.loads(text), name, name), epsilons=record.epsilons)
+    entry = {"name": name, "file": text * of_a_file, "resolved": own.resolved()}
+    record = changed(record, protocol=entry | {"digest": own.digest})
+    html = unescape(page([record]))
+    (words,) = commands(html.replace("</code>", ""))
+    assert options(words)["--attack"] == [f"{name}.toml"]
+    assert f"to be saved as <code>{name}.toml</code>" in html
+    assert protocol_toml(record.header["protocol"]) in html
+
+
 def test_a_protocol_written_out_is_the_one_that_was_run():
     protocol = with_more_steps(evaluation()).header["protocol"]
     again = parse_protocol(tomllib.loads(protocol_toml(protocol)), "pgd", "pgd.toml")

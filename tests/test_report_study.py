@@ -10,6 +10,7 @@ from base64 import b64encode
 from dataclasses import fields, is_dataclass, replace
 from io import BytesIO
 from itertools import pairwise
+from math import inf
 
 import pytest
 from helpers.outcomes import (
@@ -24,15 +25,24 @@ from helpers.outcomes import (
     outcome,
 )
 from helpers.pages import Outline
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
-from robustkit.analysis.outcome import Amendment, Outcome
+from robustkit.analysis.outcome import Amendment, Outcome, Regret
 from robustkit.analysis.registration import rule_amendment
 from robustkit.errors import CannotWrite, InputError, UnknownName
 from robustkit.figures import output
+from robustkit.reporting.illustrations import illustrations
 from robustkit.reporting.numbers import COLUMNS, _plain, numbers_csv
 from robustkit.reporting.study import stable, write
-from robustkit.reporting.tables import accuracy_table, difference_table, escaped, tables
+from robustkit.reporting.tables import (
+    accuracy_table,
+    cost_table,
+    difference_table,
+    escaped,
+    tables,
+)
 from robustkit.reporting.wording import ends, in_points, p_value
 from robustkit.statistics import Estimate
 
@@ -357,7 +367,7 @@ def test_every_point_of_a_figure_says_its_numbers(html):
     titles = re.findall(r"<use[^>]*><title>(.*?)</title></use>", html)
     assert "cross-entropy, label noise 0\u00a0%: 99.2 % (99.0 to 99.4)" in titles
     assert "l2-margin, 0\u00a0%: −0.2 (−0.5 to 0.1)" in titles
-    assert "l2-margin: × 1.40, +2.5 points" in titles
+    assert "l2-margin: × 1.40, +2.5 (1.3 to 3.7) points" in titles
     assert any(re.fullmatch(r"cross-entropy, step [\d,]+: [\d.]+ %", title) for title in titles)
     assert not re.search(r"<script[^>]*>.*hover", html)
 
@@ -709,11 +719,77 @@ def test_a_table_of_differences_says_each_in_points():
     assert "a\\_b & c\\&d & 80~\\% & +2.5 & 1.1 to 3.9 & \\textless{} 0.001 & better \\\\" in table
 
 
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((0.0003, 0.0002, 0.0004), "+0.03 (0.02 to 0.04)"),
+        ((0.006, 0.0004, 0.0116), "+0.60 (0.04 to 1.16)"),
+        ((-0.006, -0.0116, -0.0004), "−0.60 (−1.16 to −0.04)"),
+        ((0.02, 0.01, 0.03), "+2.0 (1.0 to 3.0)"),
+        ((0.0, 0.0, 0.0), "0.0 (0.0 to 0.0)"),
+        ((0.5, -inf, inf), "+50.0 (−∞ to ∞)"),
+    ],
+)
+def test_a_gain_is_told_alike_wherever_it_stands(study, page_alone, tmp_path, numbers, told):
+    gain = Estimate(*numbers, 5, "t")
+    row = replace(label_noise(2).comparisons[0], difference=gain, delta=None)
+    assert f"{in_points(row)} ({ends(row)})" == told
+    one = replace(study.costs[0], gain=gain)
+    regret = Regret("a", "0.8", "end", (0, 1), (gain.value,) * 2, gain)
+    changed = replace(study, costs=(one,), regrets=(regret,))
+    assert escaped(told) in cost_table([one])
+    (drawn,) = illustrations(changed).costs
+    assert f"time, {told} points." in drawn.alternative
+    figure = Figure()
+    drawn.draw(figure.add_subplot())
+    assert any(f", {told} points" in str(one.get_label()) for one in figure.findobj(Line2D))
+    html = write(changed, tmp_path).page.read_text(encoding="utf-8")
+    value, _, range_ = told.removesuffix(")").partition(" (")
+    assert html.count(f'">{value}<span class="range">{range_}</span></td>') == 2
+
+
+def test_what_was_memorised_is_drawn_of_the_methods_of_the_panel_alone(study):
+    """Another method's line would look like nothing that the legend names."""
+    panel = replace(study.panels[0], label_noise="0.8")
+    lines = (panel.lines[0], replace(panel.lines[1], values=()))
+    known = next(h for h in study.histories if h.level == "0.8")
+    known = replace(known, passes=tuple(range(1, len(known.steps) + 1)))
+    names = [lines[0].method, lines[1].method, "of another panel"]
+    histories = tuple(replace(known, method=name) for name in names)
+    changed = replace(study, panels=(replace(panel, lines=lines),), histories=histories)
+    (curves,) = [one.curves for one in illustrations(changed).panels]
+    figure = Figure()
+    curves.draw(figure.add_subplot())
+    _, below = figure.axes
+    assert len(below.lines) == 1
+    told = curves.alternative.partition("Wrong labels memorised")[2]
+    assert [name for name in names if f"{name}:" in told] == names[:1]
+
+
 @pytest.mark.parametrize("character", '\\{}$&#^_%~<>|"[*')
 def test_no_character_is_a_command(character):
     text = escaped(f"a{character}b")
     assert text != f"a{character}b"
     check_latex(f"\\begin{{tabular}}{{l}}\n{text} \\\\\n\\end{{tabular}}")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a--b", "a-{}-b"),
+        ("---", "-{}-{}-"),
+        ("?`!`", "?{}`!{}`"),
+        ("``a''", "`{}`a'{}'"),
+        (",,a", ",{},a"),
+        ("-–-", "-{}--{}-"),
+        ("1–2", "1--2"),
+        ('a "b"', "a ''b''"),
+        ("a-b-c, 'd'", "a-b-c, 'd'"),
+    ],
+)
+def test_no_letters_of_a_name_become_another_sign(name, told):
+    """LaTeX makes a dash of two hyphens, and ¿ of a question mark and an accent."""
+    assert escaped(name) == told
 
 
 @pytest.mark.parametrize("name", ["*best", "* best", "[best]", "best*"])

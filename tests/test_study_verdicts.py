@@ -20,9 +20,11 @@ from robustkit.analysis.registration import registration
 from robustkit.analysis.table import AnalysisTable
 from robustkit.errors import RecordError
 from robustkit.files import shipped
+from robustkit.reporting.methods import of_study
 from robustkit.reporting.numbers import rows as number_rows
 from robustkit.results.replicates import Replicates
 from robustkit.statistics import components, curve, mean_over_seeds, plan
+from robustkit.statistics.comparison import listed
 
 
 def rows(folder, name, right, attacked=None, classes=None, beside=None, **made):
@@ -366,6 +368,41 @@ def test_a_claim_about_networks_takes_one_each(tmp_path, networks, verdict, said
     assert judged.verdict == verdict
     assert said in judged.sentence
     assert any("these very networks" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("changed", ["epsilons", "seed", "attacks"])
+def test_analyses_with_one_protocol_each_say_their_own(tmp_path, changed):
+    """Budgets are an analysis's own, and a protocol's file may have changed between two."""
+    first = evaluation(epsilons=("0.1", "0.2")).header["protocol"]
+    resolved = dict(first["resolved"])
+    if changed == "epsilons":
+        other = evaluation(epsilons=("0.05",)).header["protocol"]
+    elif changed == "seed":
+        other = first | {"resolved": resolved | {"seed": 5}, "digest": "5"}
+    else:
+        other = first | {"resolved": resolved | {"attacks": resolved["attacks"][:1]}, "digest": "1"}
+    numbers, text = [], CLAIMS.replace('"label_noise"', '"epsilon"\nprotocol = "pgd"')
+    for name, used in (("label-noise", first), ("more", first), ("wide", other)):
+        if name != "label-noise":
+            text += f'[[analysis]]\nname = "{name}"\nfactor = "epsilon"\nprotocol = "pgd"\n'
+        for method in "ab":
+            right = np.arange(50) < 40
+            path = rows(tmp_path, f"{name}{method}", right, used, loss=method)
+            numbers.append(Number(name, method, "", 0, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(text)
+    study = spec.load_study(str(path))
+    result = judge_study(study, Findings(numbers))
+    found = result.protocols
+    assert {name: p["digest"] for name, p in found.items()} == {
+        "pgd (label-noise and more)": first["digest"],
+        "pgd (wide)": other["digest"],
+    }
+    said = " ".join(of_study(result).paragraphs)
+    for one in (first, other):
+        assert f"at ε = {listed([e['epsilon'] for e in one['epsilons']])}," in said
+    alone = replace(study, analyses=study.analyses[:2])
+    assert list(judge_study(alone, Findings(numbers)).protocols) == ["pgd"]
 
 
 @pytest.mark.parametrize(

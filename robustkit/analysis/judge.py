@@ -23,8 +23,7 @@ from robustkit.analysis.registration import (
     registration,
     rule_amendment,
 )
-from robustkit.analysis.table import AnalysisTable
-from robustkit.protocol import protocol_in_words
+from robustkit.analysis.table import AnalysisTable, protocols
 from robustkit.results.replicates import Replicates
 from robustkit.spec import Analysis, Claim, Study
 from robustkit.statistics import Comparison, Estimate, components, mean_over_seeds, plan, ratio
@@ -64,11 +63,7 @@ def judge_study(study: Study, findings: Findings) -> Outcome:
             *_amended(judged),
             *(note for note in findings.notes if not note.startswith(REWORDED)),
         ),
-        protocols={
-            protocol_in_words(table.header["protocol"]): table.header["protocol"]
-            for table in tables.values()
-            if table.header and table.header["protocol"]["name"]
-        },
+        protocols=protocols(tables.values()),
         provenance=findings.provenance,
         command=findings.command,
         file=study.text,

@@ -1,5 +1,6 @@
 """One analysis of a study: its rows by method and level, what is drawn of them, and compared."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -395,6 +396,23 @@ class AnalysisTable:
         if passes == CHOSEN:
             return "after the pass that held-out labels chose"
         return f"after {passes or f'{trained.steps:,}'} {'passes' if passes else 'steps'}"
+
+
+def protocols(tables: Iterable[AnalysisTable]) -> dict[str, Mapping[str, Any]]:
+    """Each protocol of some analyses once, in words; if words are not enough, with the analyses."""
+    found: dict[str, Mapping[str, Any]] = {}
+    used: dict[str, list[str]] = {}
+    for table in tables:
+        if table.header and table.header["protocol"]["name"]:
+            protocol = table.header["protocol"]
+            found.setdefault(protocol["digest"], protocol)
+            used.setdefault(protocol["digest"], []).append(table.analysis.name)
+    words = {key: protocol_in_words(protocol) for key, protocol in found.items()}
+    shared = Counter(words.values())
+    return {
+        f"{text} ({listed(used[key])})" if shared[text] > 1 else text: found[key]
+        for key, text in words.items()
+    }
 
 
 def _seed(number: Number) -> str:

@@ -4,7 +4,7 @@ It meets images that survived and says which it fooled. Every success is recompu
 itself (`AuditContext.fooled_at`): float32, within ball and box; a random model by majority.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Literal
@@ -16,7 +16,7 @@ from robustkit.auditing.ascent import GradientView, loss_trajectory, run_ascent
 from robustkit.auditing.context import AuditContext
 from robustkit.errors import EvaluationFailed
 from robustkit.geometry import ORDER, project
-from robustkit.protocol import APGD, BALLS, MIFGSM, PGD, Attack, Square
+from robustkit.protocol import APGD, BALLS, MIFGSM, PGD, Attack, Norm, Square
 
 AdaptiveAttack = Literal[
     "margin",
@@ -48,6 +48,11 @@ TITLES: dict[AdaptiveAttack, str] = {
 
 NEAREST = 2000
 """images that are compared with one another, for how near other classes are"""
+
+
+def made_for(norm: Norm, kinds: Iterable[AdaptiveAttack]) -> list[AdaptiveAttack]:
+    """Those of these that can be tried in a threat; leaving images out, no attack, always can."""
+    return [kind for kind in kinds if norm in BALLS or kind == "unseen"]
 
 
 def run_adaptive_attack(kind: AdaptiveAttack, context: AuditContext, rows: Tensor) -> Tensor:

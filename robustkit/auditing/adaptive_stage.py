@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from robustkit.auditing.adaptive import TITLES, AdaptiveAttack, run_adaptive_attack
+from robustkit.auditing.adaptive import TITLES, AdaptiveAttack, made_for, run_adaptive_attack
 from robustkit.auditing.cache import Parts
 from robustkit.auditing.context import AuditContext
 from robustkit.auditing.indicators import INDICATORS
@@ -58,7 +58,7 @@ def attack_rest(
     """
     data = attacked.data
     rows = [row for row in attacked.survivors.nonzero()[0].tolist() if row >= first]
-    for kind in kinds:
+    for kind in made_for(attacked.threat.norm, kinds):
         if not rows:
             return
 

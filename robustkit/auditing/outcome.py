@@ -183,7 +183,7 @@ class IndicatorResult:
     adaptive_attack: str = ""
     """what was done about it"""
     before: float | None = None
-    """robust accuracy by the attacks that the indicator doubts"""
+    """robust accuracy by all white-box attacks; where there are none, by the plain evaluation"""
     after: float | None = None
     """the same with the adaptive attacks added"""
     n: int = 0

@@ -175,14 +175,14 @@ def _check(rule: Requirement, where: str) -> None:
         case VerdictRule(_, delta) if delta is not None and not 0 < delta < 1:
             raise InputError(f"{where}: delta: expected 0.05 for 5 points, got {delta!r}")
         case RobustRule(threat) | CertifiedRule(threat):
-            _threat(threat, where)
+            parse_threat(threat, where)
         case AccuracyRule("corruptions", _, confidence) if confidence is not None:
             raise InputError(
                 f"{where}: the mean over corruptions has no interval; leave confidence out"
             )
 
 
-def _threat(text: str, where: str) -> tuple[str, str]:
+def parse_threat(text: str, where: str) -> tuple[str, str]:
     """Norm and budget from "linf:8/255"."""
     norm, colon, size = (part.strip() for part in text.partition(":"))
     if not colon:
@@ -247,7 +247,7 @@ Judged = tuple[bool, str]
 
 
 def _robust(rule: RobustRule, audit: Audit) -> Judged:
-    norm, size = _threat(rule.robust, "policy")
+    norm, size = parse_threat(rule.robust, "policy")
     if norm != audit.norm:
         return False, f"the audit attacked in {symbol(audit.norm)}, not in {symbol(norm)}"
     level = next((lv for lv in audit.robust if _same(lv.epsilon, size)), None)
@@ -257,12 +257,13 @@ def _robust(rule: RobustRule, audit: Audit) -> Judged:
         return False, f"no attack that a finding at {budget(norm, size)} needs was run"
     if missing := missing_at(audit, level.epsilon):
         # what survived is an upper bound; without the required attacks it bounds next to nothing
-        found = level.accuracy
+        found, names = level.accuracy, at_most([stage.title for stage in missing])
+        why = f"not all required attacks completed at {budget(norm, size)} (not: {names})"
+        if all(stage.status == "complete" for stage in missing):
+            why = f"required attacks ran at the judged ε = {audit.epsilon} alone ({names})"
         return False, (
-            f"not all required attacks completed at {budget(norm, size)} (not: "
-            f"{at_most([stage.title for stage in missing])}), so that the "
-            f"{in_percent(found.value)} of {counted(found.n, 'image')} that are still classified "
-            "correctly are no finding"
+            f"{why}, so that the {in_percent(found.value)} of {counted(found.n, 'image')} that are "
+            f"still classified correctly at {budget(norm, size)} are no finding"
         )
     what = f"are still classified correctly at {budget(norm, size)}"
     return _bound(level.accuracy, rule.at_least, rule.confidence, what)
@@ -280,7 +281,7 @@ def missing_at(audit: Audit, size: str) -> list[Stage]:
 
 
 def _certified(rule: CertifiedRule, audit: Audit) -> Judged:
-    norm, size = _threat(rule.certified, "policy")
+    norm, size = parse_threat(rule.certified, "policy")
     if norm != audit.norm:
         return False, f"the audit's bounds are in {symbol(audit.norm)}, not in {symbol(norm)}"
     found = _at(size, [(b.epsilon, b.certified) for b in audit.certificate.levels])
@@ -421,11 +422,17 @@ def _believed(rule: VerdictRule, audit: Audit) -> Judged:
     if survived is None or audit.claim.number is None:
         return False, found
     if rule.verdict == "not overstated":
-        if any(stage.required for stage in audit.attacked_at(audit.epsilon)):
-            return verdict.word != "overstated", found
-        # what nothing but noise left is no sign of anything
-        why = "no attack that a verdict needs completed, so nothing is known of the claim"
-        return False, found if verdict.word == "overstated" else f"{why}; {found}"
+        if verdict.word == "overstated":
+            return False, found
+        # what noise or a single step left is no sign that a claim holds
+        if not any(stage.required for stage in audit.attacked_at(audit.epsilon)):
+            why = "no attack that a verdict needs completed, so nothing is known of the claim"
+            return False, f"{why}; {found}"
+        if missing := missing_at(audit, audit.epsilon):
+            names = at_most([stage.title for stage in missing])
+            why = f"not all required attacks completed (not: {names}), which may lower accuracy"
+            return False, f"{why} further; {found}"
+        return True, found
     if verdict.word != "believable" or rule.delta is None:
         return verdict.word == "believable", found
     bound = believed_above(audit.claim, rule.delta)

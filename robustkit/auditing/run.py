@@ -14,7 +14,7 @@ import torch
 from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.analysis.contrast import judge_levels
-from robustkit.auditing import counts, thresholds, wording
+from robustkit.auditing import counts, stored, thresholds, wording
 from robustkit.auditing.adaptive_stage import (
     AdaptiveSuccess,
     add_adaptive,
@@ -152,7 +152,7 @@ class _AuditRun:
         header = self._header()
         audit = Audit(
             checkpoint=header["checkpoint"],
-            data=header["data"],
+            data={**header["data"], stored.FIRST: q.data.ids[0]},
             norm=q.threat.norm,
             epsilon=q.threat.judged.text,
             budget=q.budget,

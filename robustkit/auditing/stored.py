@@ -7,14 +7,16 @@ Numbers that are not finite become null: JSON has no name for them.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustkit.auditing.outcome import Audit
+from robustkit.data.source import WHOLE
 from robustkit.errors import InputError, RecordError, UnknownName
-from robustkit.files import is_file, read_json
+from robustkit.files import canonical, is_file, read_json
 from robustkit.protocol import Epsilon, parse_epsilon
 from robustkit.results.records import Record, may_be_one
 from robustkit.seals import KEY, sealed, unsealed
@@ -22,16 +24,25 @@ from robustkit.seals import KEY, sealed, unsealed
 SCHEMA_NAME = "robustkit.audit/1"
 LEFT_OUT = ("examples",)
 """fields that are not in the JSON: images, which the evaluations' records hold"""
-DERIVED = ("schema", "survived", KEY)
+FILES = "files"
+"""under which the digests of the files beside the JSON stand, by name"""
+FIRST = "first_image"
+"""among an audit's data: the id of its first image, which is that of more or fewer of them, too"""
+DERIVED = ("schema", "survived", FILES, KEY)
 """keys that are no fields: read again, they would say nothing new"""
 _MISSING_NUMBER = {"value": float("nan"), "low": float("-inf"), "high": float("inf")}
 """what null stands for in an estimate"""
 
 
-def encoded(audit: Audit) -> dict[str, Any]:
-    """The JSON object of an audit; see `reports/audit-1.schema.json` for what each key means."""
+def encoded(audit: Audit, beside: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    """The JSON object of an audit; see `reports/audit-1.schema.json` for what each key means.
+
+    `beside` are the files written with it, by name: with their digests, an edit of them shows.
+    """
     own = {key: value for key, value in _plain(audit).items() if key not in LEFT_OUT}
-    return sealed({"schema": SCHEMA_NAME, "survived": _plain(audit.survived), **own})
+    files = {name: sha256(content).hexdigest() for name, content in (beside or {}).items()}
+    head = {"schema": SCHEMA_NAME, **({FILES: files} if files else {})}
+    return sealed({**head, "survived": _plain(audit.survived), **own})
 
 
 def decoded(found: object, where: str) -> Audit:
@@ -47,10 +58,14 @@ def decoded(found: object, where: str) -> Audit:
             f"{where}: written by another version ({found['schema']}, this one reads "
             f"{SCHEMA_NAME}); upgrade robustkit"
         )
-    if unsealed(found).state == "changed":
+    state = unsealed(found).state
+    # no version wrote the digests of files and not its own
+    lost = state == "no digest" and FILES in found
+    if state == "changed" or lost:
+        why = "its own digest is gone" if lost else "by its own digest"
         raise RecordError(
-            f"{where}: changed since it was written, by its own digest; restore the file, or run "
-            "its robustkit audit again"
+            f"{where}: changed since it was written, {why}; restore the file, or run its robustkit "
+            "audit again"
         )
     own = {key: value for key, value in found.items() if key not in DERIVED}
     audit: Audit = _built(Audit, own, where)
@@ -123,17 +138,31 @@ def _others(
     if not may_be_one(records) or not (readable or made["path"] == checkpoint["path"]):
         called = [one["path"] for one in (made, checkpoint)]
         yield f"of {'another network called ' if called[0] == called[1] else ''}{called[0]}"
-    if not of_one_set(images, data):
+    if of_one_set(images, data) is False:
         called = [f"{one['name']} {one['split']}" for one in (images, data)]
         yield f"on {'other images of ' if called[0] == called[1] else ''}{called[0]}"
     if (found["norm"], size.exact) != (norm, epsilon.exact):
         yield f"at {found['norm']} {size.text}"
 
 
-def of_one_set(images: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    """Whether the data of two headers are the same images, or more or fewer of the same set."""
-    same, *known = (images[key] == data[key] for key in ("digest", "name", "split", "n"))
-    return same or known == [True, True, False]
+def of_one_set(images: Mapping[str, Any], data: Mapping[str, Any]) -> bool | None:
+    """Whether the data of two headers are the same images, or more or fewer of the same set.
+
+    None where that is not known: "arrays" and "all" are the name and the part of anybody's images.
+    There it takes `ids`, one of which holds the other, or equal ones under `FIRST`.
+    """
+    if images["digest"] == data["digest"]:
+        return True
+    alike = [images[key] == data[key] for key in ("name", "split", "n")]
+    made = {canonical(one["transform"]) for one in (images, data) if "transform" in one}
+    if alike != [True, True, False] or len(made) > 1:
+        return False
+    if data["split"] != WHOLE:
+        return True
+    if "ids" in images and "ids" in data:
+        fewer, more = sorted((set(images["ids"]), set(data["ids"])), key=len)
+        return fewer <= more
+    return images[FIRST] == data[FIRST] if FIRST in images and FIRST in data else None
 
 
 def _plain(value: object) -> Any:

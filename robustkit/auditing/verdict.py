@@ -327,10 +327,22 @@ def claimed_elsewhere(
         key = "weights" if network.get("weights") else "sha256"
         if alike and network[key] != checkpoint[key]:
             told.append(f"the claim in {where} is of other weights than audited: {network['path']}")
-        if not of_one_set(images, data):
-            what = f"{images['name']} {images['split']} ({images['n']:,} images)"
+        same = of_one_set(_images_of(source) or images, data)
+        what = f"{images['name']} {images['split']} ({images['n']:,} images)"
+        if same is None:
+            told.append(f"the claim in {where} may be of other images than audited: {what}")
+        elif not same:
             told.append(f"the claim in {where} is of other images than audited: {what}")
     return told
+
+
+def _images_of(source: Evaluation | Path) -> Mapping[str, Any]:
+    """What a record says of its images, with their ids; empty for a summary, which has none."""
+    if isinstance(source, Path):
+        if source.suffix != ".parquet":
+            return {}
+        source = read(source)
+    return {**source.header["data"], "ids": source.table["sample"].to_pylist()}
 
 
 def _summary_of(source: Evaluation | Path) -> tuple[Mapping[str, Any], str]:

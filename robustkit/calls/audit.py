@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 from robustkit.auditing import junit as junits
 from robustkit.auditing import sarif as sarifs
 from robustkit.auditing import stored
-from robustkit.auditing.asked import audit_question
+from robustkit.auditing.asked import audit_question, unanswerable
 from robustkit.auditing.outcome import Audit, RobustnessClaim
 from robustkit.auditing.plan import out_of_reach
 from robustkit.auditing.policy import Policy
@@ -152,7 +152,7 @@ def audit(
         published=_published(corruptions, asked, loaded, plan.corrupted),
     )
     _check_replaces(Path(out), request)
-    hopeless = out_of_reach(plan, request.threat.norm)
+    hopeless = _in_vain(request)
     elsewhere = [*_claimed_elsewhere(claim_from, request, given), *hopeless]
     options = RunOptions(batch_size, device, precision, ray=ray)
     with scratch_folder() as scratch, AuditBar() if seen(progress) else nullcontext() as bar:
@@ -171,6 +171,13 @@ def audit(
     return found
 
 
+def _in_vain(asked: AuditRequest) -> list[str]:
+    """What cannot come out, whatever the network: the verdict, or rules of the policy."""
+    plan, threat, names = asked.plan, asked.threat, asked.against.keys()
+    rules = unanswerable(asked.policy, plan, threat.norm, threat.budgets, names)
+    return [*out_of_reach(plan, threat.norm), *rules]
+
+
 def _check_sarif(sarif: Path | str | None, policy: Policy | Path | str | None) -> None:
     if sarif is not None and isinstance(policy, Policy):
         raise InputError("sarif points into the rules' file; give policy as its path")
@@ -186,15 +193,15 @@ def _claimed_elsewhere(
     if source is None:
         return []
     where = source if isinstance(source, Evaluation) else Path(source)
-    data = {name: getattr(images, name) for name in ("name", "split", "digest")}
+    data = {name: getattr(images, name) for name in ("name", "split", "digest", "transform", "ids")}
     return claimed_elsewhere(where, asked.model.header, data | {"n": len(images)})
 
 
 def _check_replaces(folder: Path, asked: AuditRequest) -> None:
     """Nothing, unless a folder holds an audit of something else, which would be lost."""
     images, threat = asked.data.distinct(), asked.threat
-    data = {name: getattr(images, name) for name in ("name", "split", "digest")}
-    data |= {"n": len(images)}
+    data = {name: getattr(images, name) for name in ("name", "split", "digest", "transform")}
+    data |= {"n": len(images), stored.FIRST: images.ids[0]}
     stored.check_replaces(
         folder / "audit.json", asked.model.header, data, threat.norm, threat.judged
     )

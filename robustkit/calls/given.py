@@ -101,7 +101,11 @@ class ImageOptions:
         named = self.form | {"split": self.split, "data_root": self.data_root}
         for option, value in (named | {"classes": self.classes}).items():
             if value is not None:
-                raise InputError(f"{option} goes with a data set's name; read it with load_dataset")
+                there = "root" if option == "data_root" else option
+                raise InputError(
+                    f"{option} goes with a data set's name or path: give that in place of what was "
+                    f"read, or give {there} to load_dataset"
+                )
         count = None if self.limit is None else whole_number(self.limit, "--limit", least=1)
         held = self.data
         if not isinstance(held, Dataset):

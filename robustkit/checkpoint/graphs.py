@@ -65,10 +65,18 @@ def read_graph(path: Path, file: BufferedReader, said: Said) -> tuple[Checkpoint
         base = replace(base, _network=partial(_flipped, found.make))
         pins["channels"] = "blue, green, red"
     known = merged(base, said, recorded)
-    stated = said.given.over(said.aside).states_pixels
+    outside = said.given.over(said.aside)
+    stated = outside.states_pixels and not _repeats(outside, found.pixels)
     if found.normalises and (stated or found.pixels is None):
         known = normalised_within(known, found.normalises, "" if stated else OF_LIBRARY)
     return known, {"graph": found.graph, "pins": pins}
+
+
+def _repeats(outside: CheckpointMetadata, pixels: tuple[float, float] | None) -> bool:
+    """Whether mean and std say what the graph says of its pixels, as a sidecar of its own does."""
+    if pixels is None or outside.mean is None or outside.std is None:
+        return False
+    return set(outside.mean) == {pixels[0]} and set(outside.std) == {pixels[1]}
 
 
 def _declared(

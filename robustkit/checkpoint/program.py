@@ -5,11 +5,11 @@ Nothing here may be called before the user has said, by --trust-program, that th
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +24,13 @@ from robustkit.files import open_digest
 
 TRIED = (*(2**k for k in range(11)), 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 """batch sizes tried where a traced program turns out to be frozen to an unknown one"""
+ANY = 2
+"""torch.export says so of a batch of any size, which one image is for most programs"""
+UNFIT = (RuntimeError, ValueError, AssertionError)
+"""what a program raises of a batch that it does not take; an exported one's guards assert"""
+SCALARS = {5: torch.float16, 7: torch.float64, 15: torch.bfloat16}
+"""types as TorchScript numbers them, but for float32"""
+WORDS = {torch.float16: "half precision", torch.float64: "double precision"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +47,34 @@ class Program:
     """the name of a mean among its weights, beside its std"""
 
 
-class FixedBatch(torch.nn.Module):
-    """A program that takes only one batch size, run in pieces of it, the last one padded.
+class Batches(NamedTuple):
+    """The batches that a program takes."""
 
-    With `size` None it is run as it is until it fails, and then the size is searched for.
+    least: int
+    most: int | None
+    """None: any number above"""
+
+    @property
+    def note(self) -> str:
+        """What is told of how it is run."""
+        if self.least == self.most:
+            return f"a program with the fixed batch size {self.most}, run in batches of it"
+        if self.most is None:
+            return f"a program for batches of at least {self.least}: smaller ones are padded"
+        least = f"{self.least} to " if self.least > 1 else "at most "
+        return f"a program for batches of {least}{self.most}, run in such batches"
+
+
+class FixedBatch(torch.nn.Module):
+    """A program that takes only some batch sizes, run in pieces of them, the last one padded.
+
+    With `batches` None it is run as it is until it fails, and then one size is searched for.
     """
 
-    def __init__(self, program: torch.nn.Module, size: int | None) -> None:
+    def __init__(self, program: torch.nn.Module, batches: Batches | None) -> None:
         super().__init__()
         self.program = program
-        self.size = size
+        self.batches = batches
 
     def train(self, mode: bool = True) -> "FixedBatch":
         """Note the mode only: exported programs refuse to change theirs."""
@@ -58,31 +83,37 @@ class FixedBatch(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         """N×C×H×W to what the program returns, for any N."""
-        if self.size is not None:
-            return self._in_pieces(x, self.size)
+        if self.batches is not None:
+            return self._in_pieces(x, self.batches)
         try:
             return self.program(x)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             for size in TRIED:
+                batches = Batches(size, size)
                 try:
-                    output = self._in_pieces(x, size)
-                except (RuntimeError, ValueError):
+                    output = self._in_pieces(x, batches)
+                except UNFIT:
                     continue
-                self.size = size
+                self.batches = batches
                 return output
+            said = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
                 f"the program does not accept images of shape {tuple(x.shape[1:])}, or has "
-                f"an unusual fixed batch size: {str(error).strip().splitlines()[-1][:200]}"
+                f"an unusual fixed batch size: {said[-1][:200]}"
             ) from error
 
-    def _in_pieces(self, x: torch.Tensor, size: int) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def _in_pieces(
+        self, x: torch.Tensor, batches: Batches
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         outputs = []
-        for piece in torch.split(x, size):
-            padding = piece[-1:].detach().expand(size - len(piece), *piece.shape[1:])
-            output = self.program(torch.cat([piece, padding]))
+        for piece in torch.split(x, batches.most or len(x)):
+            missing = max(0, batches.least - len(piece))
+            padding = piece[-1:].detach().expand(missing, *piece.shape[1:])
+            output = self.program(torch.cat([piece, padding]) if missing else piece)
             parts = _parts(output)
+            size = len(piece) + missing
             if not parts or any(part.ndim == 0 or len(part) != size for part in parts):
                 raise ValueError("the output does not have one row per image")
             outputs.append([part[: len(piece)] for part in parts])
@@ -136,7 +167,7 @@ def load_torchscript(path: Path, file: BufferedReader) -> Program:
         made = _script(file)
     except Exception as error:  # a program may fail in any way while loading
         raise _failed(path, error) from error
-    return Program(made, normalises=_normalises(made.module.program.state_dict()))
+    return Program(made, notes=made.notes, normalises=_normalises(made.module.program.state_dict()))
 
 
 def _normalises(state: Mapping[str, torch.Tensor]) -> str:
@@ -148,9 +179,13 @@ class _Script:
     """Gives networks of a TorchScript program, also in other processes, which load it again."""
 
     module: FixedBatch
+    kept: torch.dtype | None
+    """the type of its weights, where it is not float32"""
+    notes: tuple[str, ...] = ()
 
     def __call__(self, device: str | torch.device) -> torch.nn.Module:
-        return replica(self.module).to(device)
+        network = replica(self.module).to(device)
+        return network if self.kept is None else Casting(network, self.kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
         content = BytesIO()
@@ -166,7 +201,68 @@ def _script_again(content: bytes) -> _Script:
 def _script(file: BufferedReader | BytesIO) -> _Script:
     with _quiet():
         program = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
-    return _Script(FixedBatch(freeze(program).float(), None))
+    kinds = {w.dtype: None for w in program.state_dict().values() if w.is_floating_point()}
+    kinds.pop(torch.float32, None)
+    named = _casts(program) if kinds else set()
+    for kind in kinds:
+        if kind in named:  # it may cast what meets weights of this type, which stay so
+            return _Script(FixedBatch(freeze(program), None), kind)
+    words = (WORDS.get(kind, str(kind).removeprefix("torch.")) for kind in kinds)
+    notes = tuple(f"{word} converted to float32" for word in words)
+    return _Script(FixedBatch(freeze(program).float(), None), None, notes)
+
+
+class Casting(Typed):
+    """A program that casts to the type of its weights: the images first, or only later values."""
+
+    def __init__(self, network: torch.nn.Module, kind: torch.dtype) -> None:
+        super().__init__(network, kind)
+        self.given: torch.dtype | None = None
+        """what it is given: float32, unless it fails on that; None: not yet known"""
+
+    def forward(self, x: torch.Tensor) -> object:
+        """As the network."""
+        if self.given is not None:
+            return self.network(x.to(self.given))
+        try:
+            output: object = self.network(x)
+            self.given = torch.float32
+        except InputError as error:
+            try:
+                output = self.network(x.to(self.kind))
+            except InputError:
+                raise error from error.__cause__
+            self.given = self.kind
+        return output
+
+
+def _casts(program: Any) -> set[torch.dtype | None]:
+    """The types, but for float32, that a TorchScript program names; None stands for others."""
+    graph = program.inlined_graph
+    found, nodes = set[torch.dtype | None](), list(graph.nodes())
+    for node in nodes:
+        nodes += [inner for block in node.blocks() for inner in block.nodes()]
+        if "dtype" not in (schema := node.schema()):
+            continue
+        with suppress(RuntimeError, AttributeError):  # an operation or object of some library's
+            names = [argument.name for argument in torch._C.parse_schema(schema).arguments]
+            values = zip(names, node.inputs(), strict=False)
+            numbers = [_number(value, program) for name, value in values if name.endswith("dtype")]
+            found.update(SCALARS.get(number) for number in numbers)
+    return found
+
+
+def _number(value: Any, program: Any) -> Any:
+    """A constant of a TorchScript graph, or an attribute of its module; None: neither."""
+    path: list[str] = []
+    while value.node().kind() == "prim::GetAttr":
+        path.insert(0, value.node().s("name"))
+        value = value.node().inputsAt(0)
+    if not path:
+        return value.toIValue()
+    for name in path:
+        program = getattr(program, name)
+    return program
 
 
 @contextmanager
@@ -194,17 +290,29 @@ def load_export(path: Path, file: BufferedReader) -> Program:
         raise _failed(path, error) from error
     images = _images(program, path)
     batch, *rest = images.shape
-    size = batch if isinstance(batch, int) else None
+    batches = _batches(batch, program)
     fixed = all(isinstance(n, int) for n in rest)
-    notes = (f"a program with the fixed batch size {size}, run in batches of it",) if size else ()
     return Program(
-        _Exported(program, size, images.dtype),
+        _Exported(program, batches, images.dtype),
         _classes(program),
         (rest[0], rest[1], rest[2]) if fixed else None,
-        notes,
+        () if batches is None else (batches.note,),
         _training_mode(program),
         _normalises(program.state_dict),
     )
+
+
+def _batches(batch: int | torch.SymInt, program: torch.export.ExportedProgram) -> Batches | None:
+    """The batches that a program takes; None: any, or they are to be searched for."""
+    if isinstance(batch, int):
+        return Batches(batch, batch)
+    symbol = batch.node.expr
+    known = program.range_constraints.get(symbol) if symbol.is_Symbol else None
+    if known is None:
+        return None
+    least, most = known.lower, known.upper
+    ends = Batches(int(least) if least > ANY else 1, int(most) if most.is_Integer else None)
+    return None if ends == (1, None) else ends
 
 
 def _images(program: torch.export.ExportedProgram, path: Path) -> torch.Tensor:
@@ -235,7 +343,7 @@ class _Exported:
     """Gives networks of an exported program, as `_Script` does."""
 
     program: torch.export.ExportedProgram
-    size: int | None
+    batches: Batches | None
     kind: torch.dtype
     """of its images, which the graph insists on"""
 
@@ -248,18 +356,18 @@ class _Exported:
             program = move_to_device_pass(program, device)
         module = program.module()
         module.requires_grad_(False)
-        return Typed(FixedBatch(module, self.size), self.kind)
+        return Typed(FixedBatch(module, self.batches), self.kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
         content = BytesIO()
         with _quiet():
             torch.export.save(self.program, content)
-        return _exported_again, (content.getvalue(), self.size, self.kind)
+        return _exported_again, (content.getvalue(), self.batches, self.kind)
 
 
-def _exported_again(content: bytes, size: int | None, kind: torch.dtype) -> _Exported:
+def _exported_again(content: bytes, batches: Batches | None, kind: torch.dtype) -> _Exported:
     with _quiet():
-        return _Exported(torch.export.load(BytesIO(content)), size, kind)
+        return _Exported(torch.export.load(BytesIO(content)), batches, kind)
 
 
 def _classes(program: torch.export.ExportedProgram) -> int | None:

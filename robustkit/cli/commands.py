@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from robustkit.cli import completion, settings
@@ -36,6 +36,33 @@ class _Commands(TyperGroup):
             formatter.write_dl([(name, one.get_short_help_str(10_000)) for name, one in found])
 
 
+class _Command(TyperCommand):
+    """A command that leaves nothing out unsaid that was typed to be measured or judged."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments read, as typer does."""
+        if not ctx.resilient_parsing:  # as completion asks
+            _, _, typed = self.make_parser(ctx).parse_args(args=list(args))
+            for name, several in ONCE.items():
+                one = [param for param in typed if name in param.opts and not param.multiple]
+                if len(one) > 1:
+                    raise InputError(f"{name} is given twice; {several}")
+        return super().parse_args(ctx, args)
+
+
+ONCE = {
+    "--attack": "it takes one: evaluate once for each, or put all attacks in one protocol",
+    "--claim": "an audit judges one: run it once for each",
+    "--claim-from": "an audit judges one claim: run it once for each",
+    "--corruptions": "it takes one folder",
+    "--data": "it takes one data set: run the command once for each",
+    "--policy": "an audit takes one: put all rules in one file",
+    "--surrogate": "it takes one network: run the command once for each",
+}
+"""of which two are likely to be meant together. Elsewhere the last wins, as usual: `--steps` at the
+end of a line, or `--out`, which the GitHub Action adds behind the arguments of others"""
+
+
 app = typer.Typer(
     name="robustkit",
     cls=_Commands,
@@ -43,18 +70,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help, with its Markdown, takes as long to import as all else
 )
-app.command("evaluate")(evaluate)
-app.command("audit")(audit)
-app.command("certify")(certify)
-app.command("train")(train)
-app.command("report")(report)
-app.command("compare")(compare)
-app.command("power")(power)
-app.command("rank")(rank)
-app.command("leaderboard")(leaderboard)
-app.command("describe")(describe)
-app.command("list")(list_names)
-app.command("verify")(verify)
+app.command("evaluate", cls=_Command)(evaluate)
+app.command("audit", cls=_Command)(audit)
+app.command("certify", cls=_Command)(certify)
+app.command("train", cls=_Command)(train)
+app.command("report", cls=_Command)(report)
+app.command("compare", cls=_Command)(compare)
+app.command("power", cls=_Command)(power)
+app.command("rank", cls=_Command)(rank)
+app.command("leaderboard", cls=_Command)(leaderboard)
+app.command("describe", cls=_Command)(describe)
+app.command("list", cls=_Command)(list_names)
+app.command("verify", cls=_Command)(verify)
 
 
 def _version(wanted: bool) -> None:

@@ -71,6 +71,8 @@ def _show_levels(
         # AlexNet's errors are those without an attack
         if epsilon is None and (mce := found.mce) is not None:
             say(f"mean corruption error (mCE) {in_percent(mce)}, each error divided by AlexNet's")
+        elif epsilon is None and found.is_imagenet_c:
+            say("no mean corruption error (mCE): images were resized, and AlexNet's were not")
     folder = evaluations[0].path and evaluations[0].path.parent
     say(f"records: {len(evaluations)} in {folder}")
 

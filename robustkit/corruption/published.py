@@ -1,7 +1,7 @@
 """Accuracy on a set of corrupted images as published, from the evaluations of its levels."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from robustkit.corruption.tables import NAMES, SEVERITIES
@@ -31,6 +31,8 @@ class CorruptionTable:
     counted: tuple[str, ...]
     """the corruptions that the means are over: the benchmark's fifteen, if all are there"""
     of_imagenet: bool
+    resized: bool = False
+    """whether any images are others than those that were published"""
 
     def error(self, corruption: str) -> float:
         """Mean error over the severities."""
@@ -49,14 +51,19 @@ class CorruptionTable:
         return len({frozenset(self.rows[name]) for name in self.counted}) <= 1
 
     @property
+    def is_imagenet_c(self) -> bool:
+        """Whether these are all levels of ImageNet-C."""
+        whole = set(self.counted) == set(NAMES) == set(ALEXNET)
+        levels = all(set(self.rows[name]) == set(SEVERITIES) for name in self.counted)
+        return whole and levels and self.of_imagenet
+
+    @property
     def mce(self) -> float | None:
         """Mean corruption error as Hendrycks and Dietterich define it, each divided by AlexNet's.
 
-        None unless these are all levels of ImageNet-C.
+        None unless these are all levels of ImageNet-C, as published.
         """
-        whole = set(self.counted) == set(NAMES) == set(ALEXNET)
-        levels = all(set(self.rows[name]) == set(SEVERITIES) for name in self.counted)
-        if not (whole and levels and self.of_imagenet):
+        if self.resized or not self.is_imagenet_c:
             return None
         return sum(self.error(name) / ALEXNET[name] for name in NAMES) / len(NAMES)
 
@@ -72,6 +79,7 @@ def tabulate(
     """The levels of one network, without an attack or at a budget."""
     rows: dict[str, dict[int | None, Estimate]] = {}
     classes: set[int] = set()
+    resized = False
     for record in records:
         source: Mapping[str, Any] = record.header["data"]["source"]
         bound = 0.0 if epsilon is None else float(epsilon)
@@ -79,7 +87,10 @@ def tabulate(
         accuracy = proportion(right, len(record.table), method)
         rows.setdefault(source["corruption"], {})[source["severity"]] = accuracy
         classes.add(len(record.header["data"]["classes"]))
-    return arranged(rows, of_imagenet=classes == {IMAGENET_CLASSES})
+        made: Mapping[str, Any] = record.header["data"]["transform"]
+        resized |= bool(made.get("pipeline", made).get("resize"))
+    table = arranged(rows, of_imagenet=classes == {IMAGENET_CLASSES})
+    return replace(table, resized=resized)
 
 
 def arranged(

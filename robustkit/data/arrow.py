@@ -15,15 +15,27 @@ import numpy.typing as npt
 
 from robustkit.data.columns import (
     Columns,
+    RowSplits,
     column_labels,
     features,
     find_columns,
     has_pictures,
+    has_splits,
     one_naming,
+    rows_of,
 )
 from robustkit.data.encoded import is_jpeg
 from robustkit.data.shards import SplitFiles, find_split
-from robustkit.data.source import UNDIVIDED, WHOLE, Opened, Remembered, diagnosis, digests, stamps
+from robustkit.data.source import (
+    UNDIVIDED,
+    WHOLE,
+    Opened,
+    Remembered,
+    Reordered,
+    diagnosis,
+    digests,
+    stamps,
+)
 from robustkit.data.spans import SpanSource
 from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, InputError, quoted
@@ -51,15 +63,16 @@ def find_arrow(place: Path, split: str) -> SplitFiles | None:
             raise DataError(f"{place}: no split {split!r}; it has: {', '.join(names) or 'none'}")
         return SplitFiles(_listed(_inside(place, chosen, DICTIONARY)), split)
     if not (place / STATE).is_file():
-        return find_split(place, ".arrow", split, skip="cache-")
+        return find_split(place, ".arrow", split, skip="cache-", divided=_has_splits)
     own = _table(place / STATE).get("_split")
     if isinstance(own, str) and SPLITS.get(own, own) == wanted:
         return SplitFiles(_listed(place), split)
     if isinstance(own, str) and own in SPLITS:
         raise DataError(f"{place}: no split {split!r}; it contains only {own!r}")
-    if wanted not in ("test", WHOLE):
+    files = _listed(place)
+    if wanted not in ("test", WHOLE) and not _has_splits(files[0]):
         raise DataError(f"{place}: no split {split!r}; it {UNDIVIDED}")
-    return SplitFiles(_listed(place), WHOLE)
+    return SplitFiles(files, WHOLE)
 
 
 def is_saved(folder: Path) -> bool:
@@ -110,15 +123,31 @@ def arrow_has_pictures(path: Path) -> bool:
     import pyarrow as arrow
 
     try:
-        with arrow.OSFile(str(path)) as file:
-            of_file = file.read(len(FILE_FORMAT)) == FILE_FORMAT
-            file.seek(0)
-            read = arrow.ipc.open_file if of_file else arrow.ipc.open_stream
-            schema = read(file).schema
+        schema = _schema(path)
         info = _info(path.parent) or features(schema)
         return has_pictures(schema, info)  # a column's name may be no text
     except (arrow.ArrowException, OSError, EOFError, ValueError):
         return True
+
+
+def _has_splits(path: Path) -> bool:
+    """Whether a column of an Arrow file says which rows are of which split."""
+    import pyarrow as arrow
+
+    try:
+        return has_splits(_schema(path))
+    except (arrow.ArrowException, OSError, EOFError, ValueError):  # told by whoever reads it
+        return False
+
+
+def _schema(path: Path) -> Any:
+    import pyarrow as arrow
+
+    with arrow.OSFile(str(path)) as file:
+        of_file = file.read(len(FILE_FORMAT)) == FILE_FORMAT
+        file.seek(0)
+        read = arrow.ipc.open_file if of_file else arrow.ipc.open_stream
+        return read(file).schema
 
 
 class _Scan(NamedTuple):
@@ -129,13 +158,14 @@ class _Scan(NamedTuple):
     """N x 3"""
     labels: Any
     """`pyarrow.ChunkedArray` of N"""
+    splits: RowSplits
 
 
-def open_arrow(part: SplitFiles) -> Opened:
-    """The files of a split, one after the other, as a source.
+def open_arrow(part: SplitFiles, split: str) -> Opened:
+    """The files of a split, one after the other, as a source; of a whole, the rows of `split`.
 
     Raises:
-        DataError: unreadable, columns not understood, or labels missing.
+        DataError: unreadable, columns not understood, labels missing, or no rows of that split.
     """
     files = part.files
     before = stamps(files)
@@ -146,6 +176,8 @@ def open_arrow(part: SplitFiles) -> Opened:
         raise DataError(f"{files[0]}: no images")
     labels = column_labels([scan.labels for scan in scans], files)
     source = SpanSource(tuple(files), spans, labels.labels)
+    whole = part.split == WHOLE
+    rows = rows_of([scan.splits for scan in scans], part, split) if whole else None
     origin = {
         "folder": str(files[0].parent),
         "sha256": digests(files),
@@ -153,8 +185,8 @@ def open_arrow(part: SplitFiles) -> Opened:
     }
     named = one_naming([scan.columns.classes for scan in scans], files)
     return Opened(
-        Remembered(source),
-        part.split,
+        Remembered(source if rows is None else Reordered(source, rows)),
+        part.split if rows is None else split,
         labels.classes or named,
         numbered=not labels.classes,
         origin=origin,
@@ -185,6 +217,7 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
             file.seek(0)
             schema = arrow.ipc.read_schema(arrow.ipc.read_message(file))
             columns = find_columns(schema.names, info or features(schema), path)
+            splits = RowSplits(schema, columns)
             where = f"{path}: column {columns.image!r}"
             spans, labels = [np.empty((0, 3), np.int64)], []
             for message in _messages(file, path, arrow):
@@ -192,6 +225,8 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
                 pictures, marks = batch.column(columns.image), batch.column(columns.label)
                 pictures.validate(full=True)
                 marks.validate(full=True)
+                for name in list(splits.words):
+                    splits.add(name, batch.column(name))
                 start = file.tell() - message.body.size
                 places = _places(pictures, message.body, start, where, arrow.types)
                 spans.append(np.insert(places, 0, number, axis=1))
@@ -200,7 +235,7 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
     except broken as error:
         raise DataError(f"{path}: cannot be read as Arrow: {diagnosis(path)}") from error
     kind = schema.field(columns.label).type
-    return _Scan(columns, np.concatenate(spans), arrow.chunked_array(labels, kind))
+    return _Scan(columns, np.concatenate(spans), arrow.chunked_array(labels, kind), splits)
 
 
 def _messages(file: Any, path: Path, arrow: Any) -> Iterator[Any]:

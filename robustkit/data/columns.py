@@ -1,5 +1,6 @@
 """Which columns of a table hold the pictures and the labels, and what these say."""
 
+import itertools
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from robustkit.data.labels import NumberedLabels, number_labels
+from robustkit.data.shards import SplitFiles
 from robustkit.data.source import checked_labels
+from robustkit.data.split import COLUMN, SPLITS, check_no_column
 from robustkit.errors import DataError, quoted
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
@@ -152,6 +156,86 @@ def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabe
         return f"{paths[file]}: row {position - starts[file]}"
 
     return number_labels([text for column in columns for text in column.to_pylist()], where)
+
+
+# -- splits ----------------------------------------------------------------------------------------
+
+
+class RowSplits:
+    """Which rows of a file are of which split, as a column of text says it.
+
+    Either by a column that is called so, or of others that have nothing but words for splits.
+    """
+
+    def __init__(self, schema: Any, columns: Columns) -> None:
+        from pyarrow import types
+
+        own = {columns.image, columns.label}
+        texts = [f.name for f in schema if f.name not in own and is_text(f.type, types)]
+        texts = [name for name in texts if schema.names.count(name) == 1]
+        called = [name for name in texts if name.lower() == COLUMN][:1]
+        self.column = called[0] if called else None
+        self.words: dict[str, list[Any]] = {name: [] for name in called or texts}
+        """of each column that may say it, an array a batch"""
+
+    def add(self, name: str, values: Any) -> None:
+        """Take the next rows of a column, a `pyarrow.Array`, or leave it where it says nothing."""
+        from pyarrow import ArrowException, types
+
+        try:
+            values.validate(full=True)
+        except ArrowException:
+            if self.column is not None:
+                raise
+            del self.words[name]
+            return
+        coded = values if types.is_dictionary(values.type) else values.dictionary_encode()
+        plain = [str(word or "").strip().lower() for word in coded.dictionary.to_pylist()]
+        words = np.array([*plain, ""], object)
+        found = words[coded.indices.fill_null(len(plain)).to_numpy(zero_copy_only=False)]
+        if self.column is None and not set(found) <= {"", *SPLITS}:
+            del self.words[name]
+            return
+        self.words[name].append(found)
+
+
+def rows_of(
+    splits: Sequence[RowSplits], part: SplitFiles, split: str
+) -> npt.NDArray[np.int64] | None:
+    """The rows of a split, over all files; None where no column says which these are.
+
+    Raises:
+        DataError: there are none, or a column of another name seems to say it.
+    """
+    columns = {one.column for one in splits}
+    if len(columns) > 1:
+        raise DataError(f"{part.files[0]}: not all files beside it have a column {COLUMN!r}")
+    every: dict[str, list[Any]] = {}
+    for one in splits:
+        for name, words in one.words.items():
+            every.setdefault(name, []).extend(words)
+    if (column := columns.pop()) is None:
+        shared = {
+            name: words for name, words in every.items() if all(name in one.words for one in splits)
+        }
+        found = {
+            name: set(itertools.chain.from_iterable(words)) - {""} for name, words in shared.items()
+        }
+        check_no_column(found, split, part.files[0])
+        return None
+    own = np.array([SPLITS.get(w, w) for w in itertools.chain.from_iterable(every[column])], object)
+    rows = np.flatnonzero(own == SPLITS.get(split, split))
+    if not len(rows):
+        has = ", ".join(sorted(set(map(quoted, own))))
+        raise DataError(f"{part.files[0]}: no rows in the split {split!r}; it has: {has}")
+    return rows
+
+
+def has_splits(schema: Any) -> bool:
+    """Whether a column of a `pyarrow.Schema` says which rows are of which split."""
+    from pyarrow import types
+
+    return any(f.name.lower() == COLUMN and is_text(f.type, types) for f in schema)
 
 
 def is_text(kind: Any, types: Any) -> bool:

@@ -70,6 +70,8 @@ class Dataset(Shown):
     _source: Source
     _positions: npt.NDArray[np.int64]
     _transform: Transform | Pipeline
+    _counted: dict[str, Any]
+    """what of the transform is in the digest"""
     _files: tuple[FileStamp, ...]
     """as they were before any image was read"""
     _ordered: bool
@@ -161,7 +163,7 @@ class Dataset(Shown):
             self,
             labels=labels,
             ids=ids,
-            digest=_digest(ids, labels, self.transform, self.classes, self._source),
+            digest=_digest(ids, labels, self._counted, self.classes, self._source),
             _positions=self._positions[chosen],
         )
 
@@ -236,12 +238,14 @@ def assemble(
     *,
     wanted: WantedClasses | None = None,
     as_given: bool = False,
+    as_published: bool = False,
 ) -> Dataset:
     """Put a source in order, and give each image its id.
 
     A source that is grouped by class is shuffled by the digests of its pixels, so that its first
     images are a fair sample: the same one on every machine and from every format, and whichever
     classes of a network its own are. `as_given`: only where it is cut, and else stays as it is.
+    `as_published`: images that have the size of a pipeline's crop already are not resized.
 
     Raises:
         DataError: a label outside the classes, images of several sizes, an unreadable image.
@@ -254,14 +258,16 @@ def assemble(
     opened = _with_classes(opened, name, wanted or WantedClasses())
     source, classes = opened.source, opened.classes
     count = len(source.labels)
-    scan = _scan(source, transform, count if shuffle or limit is None else min(limit, count))
+    read = count if shuffle or limit is None else min(limit, count)
+    scan = _scan(source, transform, read, as_published)
     if path := _changed(opened.files):
         raise DataError(f"{path}: changed while it was read; run again when nothing writes to it")
     _check_shapes(scan.shapes, opened.shape, name)
     positions = _positions(scan.hashes, shuffle)[:limit]
     ids = with_occurrence([scan.hashes[position] for position in positions])
     effective = scan.transform.effective(scan.shapes)
-    made = effective.plain() | ({"pairs": True} if isinstance(source, PairSource) else {})
+    pairs = {"pairs": True} if isinstance(source, PairSource) else {}
+    counted = effective.counted(scan.shapes) | pairs
     labels = source.labels[positions]
     return Dataset(
         name=name,
@@ -271,10 +277,10 @@ def assemble(
         shape=scan.output,
         labels=labels,
         ids=ids,
-        digest=_digest(ids, labels, made, classes, source),
+        digest=_digest(ids, labels, counted, classes, source),
         budgets=budgets,
         order="digest-shuffled" if shuffle else "as stored",
-        transform=made,
+        transform=effective.plain() | pairs,
         source=opened.origin,
         warnings=(
             *opened.warnings,
@@ -285,6 +291,7 @@ def assemble(
         _source=source,
         _positions=positions,
         _transform=effective,
+        _counted=counted,
         _files=opened.files,
         _ordered=opened.ordered,
     )
@@ -355,7 +362,7 @@ class _Scan(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
+def _scan(source: Source, transform: Transform | Pipeline, count: int, as_published: bool) -> _Scan:
     """Read the first `count` images once, one at a time."""
     hashes: list[str] = []
     shapes: dict[Shape, int] = {}
@@ -369,6 +376,11 @@ def _scan(source: Source, transform: Transform | Pipeline, count: int) -> _Scan:
             counts[len(image)] += 1
             fine += image.dtype != np.uint8
     transform, notes = _coloured(transform, counts)
+    if isinstance(transform, Pipeline):
+        made = transform.unresized(shapes) if as_published else transform
+        published = "" if made == transform else ", but not resized, as they are published"
+        notes += (f"images {made.described()}{published}",)
+        transform = made
     notes += _finer(transform, fine, count) + found.notes
     return _Scan(
         hashes, set(shapes), _output(source, transform, shapes), brightest, transform, notes

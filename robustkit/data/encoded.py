@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageFile, ImageOps, UnidentifiedImageError
 
 from robustkit.data.pixels import Image
 from robustkit.errors import DataError
@@ -123,13 +123,23 @@ def decode(pictures: Iterable[EncodedImage], reading: Reading = AS_TORCHVISION) 
             chunk for _ in range(THREADS) if (chunk := list(itertools.islice(rest, AT_ONCE)))
         ]:
             # not in the threads, whose filters are the process's; Pillow warns of odd metadata
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _no_truncated():
                 warnings.simplefilter("ignore")
                 decoded = list(pool.map(partial(_all_decoded, reading=reading), chunks))
             for picture in itertools.chain.from_iterable(decoded):
                 if (counted := _counting.get()) is not None:
                     counted.add(picture)
                 yield picture.image
+
+
+@contextmanager
+def _no_truncated() -> Iterator[None]:
+    """No picture is made of a truncated file, whatever the program has Pillow do with its own."""
+    usual, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = usual
 
 
 def is_jpeg(picture: bytes) -> bool:

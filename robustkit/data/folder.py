@@ -23,7 +23,7 @@ UNREAD = frozenset(
 MOST_FOLDERS = 10_000
 """within a class folder"""
 NO_CLASSES = ("__MACOSX", "@eaDir", "__pycache__")
-"""folders that archives of macOS, file servers and Python leave among others"""
+"""folders that archives of macOS, file servers and Python leave among others, at any depth"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +52,8 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     """`folder/SPLIT/CLASS/*.png`, or `folder/CLASS/*.png` where there are no splits.
 
     The labels are the places of the class folders in `names`, else in alphabetical order: that of
-    ImageFolder, in which "10" stands before "2". Hidden files and files that are no pictures are
-    passed over.
+    ImageFolder, in which "10" stands before "2". Hidden files and folders, `NO_CLASSES` and files
+    that are no pictures are passed over.
 
     Raises:
         DataError: no such split, no pictures, or a class folder that is not among `names`.
@@ -188,8 +188,12 @@ def _passed_over(folder: Path, classes: Iterable[str]) -> Iterator[str]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = (p for p in folder.iterdir() if p.name not in NO_CLASSES and p.is_dir())
-    return sorted(p for p in found if not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if not _is_aside(p.name) and p.is_dir())
+
+
+def _is_aside(name: str) -> bool:
+    """Whether a folder of this name holds no data: thumbnails, checkpoints of notebooks."""
+    return name in NO_CLASSES or name.startswith(".")
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -222,7 +226,7 @@ def _with_parents(folder: Path) -> set[str]:
 
 
 def _files(folder: Path, above: Collection[str] = ()) -> Iterator[Path]:
-    """All files under a folder; each folder once, however many links lead there.
+    """All files under a folder but in `_is_aside`; each folder once, however many links lead there.
 
     Raises:
         DataError: a folder that cannot be read; too many; or, where `above` names the folders that
@@ -250,5 +254,6 @@ def _files(folder: Path, above: Collection[str] = ()) -> Iterator[Path]:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"{place}: cannot be read: {error.strerror}") from error
-        waiting += [place / entry.name for entry in reversed(inside) if entry.is_dir()]
+        folders = [entry.name for entry in reversed(inside) if entry.is_dir()]
+        waiting += [place / name for name in folders if not _is_aside(name)]
         yield from (place / entry.name for entry in inside if not entry.is_dir())

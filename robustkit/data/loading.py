@@ -16,9 +16,8 @@ from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
 from robustkit.data.originals import PREFIX, open_original, original_files
 from robustkit.data.pairs import LIST, PAIRS, PairSource, is_pairs, open_pairs
-from robustkit.data.parquet import open_parquet, parquet_has_pictures
+from robustkit.data.parquet import find_parquet, open_parquet, parquet_has_pictures
 from robustkit.data.pipeline import Pipeline
-from robustkit.data.shards import find_split
 from robustkit.data.shelf import DatasetSpec, checked_budgets, read_dataset_spec
 from robustkit.data.source import (
     UNDIVIDED,
@@ -71,7 +70,8 @@ def load_dataset(
         channels: 1 or 3.
         classes: those of the network that the images are for, whose numbers the labels become; a
             text is that of `--classes`.
-        pipeline: that of a library, in place of resize, crop and channels.
+        pipeline: that of a library, in place of resize, crop and channels; published corruptions of
+            the crop's size are not resized, unless `resize` is given, too.
 
     Raises:
         UnknownName: no such name, and no such path.
@@ -108,6 +108,8 @@ def load_dataset(
             pipeline or asked.over(_usual(known)).checked(),
             limit,
             wanted=wanted,
+            # as the benchmark itself reads them
+            as_published=resize is None and "corruption" in opened.origin,
         )
     except OSError as error:
         raise DataError(f"{error.filename or name}: cannot be read: {error.strerror}") from error
@@ -129,9 +131,9 @@ def _usual(known: DatasetSpec) -> Transform:
 
 
 def _prepared(opened: Opened, pipeline: Pipeline) -> Opened:
-    """The source with its pictures read as the pipeline's loader does, and a word on it."""
+    """The source with its pictures read as the pipeline's loader does."""
     source = read_as(opened.source, Reading(pipeline.upright, pipeline.on_white))
-    return replace(opened, source=source, notes=(*opened.notes, f"images {pipeline.described()}"))
+    return replace(opened, source=source)
 
 
 def corruption_splits(name: str | Path, split: str) -> list[str]:
@@ -201,10 +203,10 @@ def open_path(path: Path, split: str, names: Sequence[str] = ()) -> Opened:
     if not path.is_file():
         raise DataError(f"{path}: {diagnosis(path)}")
     match path.suffix.lower():
-        case ".parquet" if part := find_split(path, ".parquet", split):
-            return open_parquet(part)
+        case ".parquet" if part := find_parquet(path, split):
+            return open_parquet(part, split)
         case ".arrow" if part := find_arrow(path, split):
-            return open_arrow(part)
+            return open_arrow(part, split)
         case ".npz":
             return open_npz(path, split)
         case ".npy" if pair := find_npy(path, split):
@@ -227,10 +229,10 @@ def _open_folder(folder: Path, split: str, names: Sequence[str]) -> Opened:
     if aside := _without_pictures(folder, tables):
         opened = open_folder(folder, split, names)
         return replace(opened, notes=(*opened.notes, aside))
-    if tables and (part := find_split(folder, ".parquet", split)):
-        return open_parquet(part)
+    if tables and (part := find_parquet(folder, split)):
+        return open_parquet(part, split)
     if (tables or is_saved(folder)) and (part := find_arrow(folder, split)):
-        return open_arrow(part)
+        return open_arrow(part, split)
     if not has_class_folders(folder):
         if part := find_tars(folder, split):
             return open_tars(part)

@@ -123,7 +123,7 @@ def _as_parquet(name: str, spec: DatasetSpec, split: str, root: Path) -> Opened 
             part = find_split(place, ".parquet", split)
     if part is None:
         return None
-    opened = open_parquet(part)
+    opened = open_parquet(part, split)
     if spec.jpeg or opened.origin["encoding"] != "jpeg":
         return opened
     warning = (

@@ -4,23 +4,37 @@ import itertools
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustkit.data.columns import (
+    Columns,
+    RowSplits,
     column_labels,
     features,
     find_columns,
     has_pictures,
+    has_splits,
     is_encoded,
     is_text,
     one_naming,
+    rows_of,
 )
 from robustkit.data.encoded import AS_TORCHVISION, EncodedImage, Reading, decode, is_jpeg
 from robustkit.data.packed import LARGE, check_size
 from robustkit.data.pixels import Image, Labels
-from robustkit.data.shards import SplitFiles
-from robustkit.data.source import CUT_SHORT, Opened, Remembered, diagnosis, digests, stamps
+from robustkit.data.shards import SplitFiles, find_split
+from robustkit.data.source import (
+    CUT_SHORT,
+    WHOLE,
+    Opened,
+    Remembered,
+    Reordered,
+    diagnosis,
+    digests,
+    stamps,
+)
 from robustkit.errors import DataError
 
 PAGE = 128
@@ -199,6 +213,26 @@ class _ParquetTable:
         check_size(len(column) * longest, self._size, self.path)
         return column
 
+    def splits(self) -> RowSplits:
+        """Which rows are of which split; a column is left as soon as it says something else."""
+        import pyarrow.parquet as parquet
+
+        schema = self._file.schema_arrow
+        found = RowSplits(schema, Columns(self.image, self.label, ()))
+        for name in list(found.words):
+            # each text once, as with labels
+            file = self._guarded(partial(parquet.ParquetFile, self.path, read_dictionary=[name]))
+            batches = file.iter_batches(PAGE, columns=[name])
+            try:
+                while name in found.words and (batch := next(batches, None)) is not None:
+                    found.add(name, batch.column(0))
+            except self._broken as error:
+                if found.column is not None:
+                    why = diagnosis(self.path)
+                    raise DataError(f"{self.path}: cannot be read as Parquet: {why}") from error
+                del found.words[name]
+        return found
+
     def pictures(self, group: int) -> Iterator[bytes | None]:
         """The encoded pictures of a row group, not all at once."""
         batches = self._file.iter_batches(PAGE, row_groups=[group], columns=[self._leaf])
@@ -226,25 +260,49 @@ def parquet_has_pictures(path: Path) -> bool:
         return True
 
 
-def open_parquet(part: SplitFiles) -> Opened:
-    """The files of a split, one after the other, as a source.
+def find_parquet(place: Path, split: str) -> SplitFiles | None:
+    """The Parquet files of a split, in a folder or as the file itself; None if there are none.
 
     Raises:
-        DataError: unreadable, columns not understood, or labels missing or not integers.
+        DataError: as `find_split`.
+    """
+    return find_split(place, ".parquet", split, divided=_has_splits)
+
+
+def _has_splits(path: Path) -> bool:
+    """Whether a column of a Parquet file says which rows are of which split."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        return has_splits(parquet.read_schema(path))
+    except (arrow.ArrowException, OSError, ValueError):  # told by whoever reads it
+        return False
+
+
+def open_parquet(part: SplitFiles, split: str) -> Opened:
+    """The files of a split, one after the other, as a source; of a whole, the rows of `split`.
+
+    Raises:
+        DataError: unreadable, columns not understood, labels missing or not integers, or no rows of
+            that split.
     """
     files = part.files
     before = stamps(files)
     source = ParquetSource(files)
     if not len(source.labels):
         raise DataError(f"{files[0]}: no images")
+    rows = None
+    if part.split == WHOLE:
+        rows = rows_of([_ParquetTable(path).splits() for path in files], part, split)
     origin = {
         "folder": str(files[0].parent),
         "sha256": digests(files),
         "encoding": "jpeg" if is_jpeg(source.encoded(0)) else "lossless",
     }
     return Opened(
-        Remembered(source),
-        part.split,
+        Remembered(source if rows is None else Reordered(source, rows)),
+        part.split if rows is None else split,
         source.classes or source.named,
         numbered=not source.classes,
         origin=origin,

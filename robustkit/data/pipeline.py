@@ -8,7 +8,7 @@ torchvision/transforms/functional.py (CenterCrop, as timm has it).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from math import ceil, floor
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 
 from robustkit.data.pixels import Image
 from robustkit.data.shelf import Interpolation
-from robustkit.data.transform import LONGEST_SIDE, Shape, with_channels
+from robustkit.data.transform import LONGEST_SIDE, Shape, Transform, to_side, with_channels
 from robustkit.errors import DataError, one_line
 
 Fit = Literal["stretched", "cover", "contain"]
@@ -87,6 +87,50 @@ class Pipeline:
         del shapes
         return self
 
+    def unresized(self, shapes: Iterable[Shape]) -> "Pipeline":
+        """Without the resize, where all images have the crop's size, or would keep their own."""
+        sizes = [shape[1:] for shape in shapes]
+        if all(size in (self.crop, self._resized(*size)) for size in sizes):
+            return replace(self, resize=None, fit="stretched")
+        return self
+
+    def counted(self, shapes: Iterable[Shape]) -> dict[str, Any]:
+        """What of it changes an image of these shapes, as JSON.
+
+        As of a `Transform` where one does the same, bit for bit, so that the same images have one
+        digest, whichever library says how they are made. What is done to a picture before it has
+        pixels shows in the images' ids.
+        """
+        sizes = {shape: self._resized(*shape[1:]) for shape in shapes}
+        parts = self._parts(sizes)
+        crop = parts.get("crop", (0, 0))
+        others = {"fit", "centre", "fill"} & parts.keys() or parts.get("by") == "torch"
+        usual = parts.get("channels") in (None, 1, 3)
+        if others or crop[0] != crop[1] or not usual:
+            return {"pipeline": parts}
+        channels, interpolation = parts.get("channels"), parts.get("interpolation")
+        alike = Transform(parts.get("resize"), crop[0] or None, channels, interpolation)
+        return alike.counted(sizes)
+
+    def _parts(self, sizes: Mapping[Shape, tuple[int, int]]) -> dict[str, Any]:
+        """The fields that play a part, by what images of these shapes are resized to."""
+        found: dict[str, Any] = {}
+        if any(shape.channels != self.channels for shape in sizes):
+            found["channels"] = self.channels
+        if any(size != shape[1:] for shape, size in sizes.items()) and self.resize is not None:
+            side = self.resize if isinstance(self.resize, int) else min(self.resize)
+            whole = all(size == to_side(side, *shape[1:]) for shape, size in sizes.items())
+            found |= {"resize": side} if whole else {"resize": self.resize, "fit": self.fit}
+            found |= {"interpolation": self.interpolation, "by": self.by}
+        if self.crop is not None and any(size != self.crop for size in sizes.values()):
+            found["crop"] = self.crop
+            axes = [pair for size in sizes.values() for pair in zip(size, self.crop, strict=True)]
+            padded = any(size < crop for size, crop in axes)
+            if padded or any(self._start(s, crop) != round((s - crop) / 2) for s, crop in axes):
+                found["centre"] = self.centre
+            found |= {"fill": self.fill} if padded else {}
+        return found
+
     def plain(self) -> dict[str, Any]:
         """All of it, as JSON."""
         return {"pipeline": asdict(self)}
@@ -107,7 +151,6 @@ class Pipeline:
         return f"{'; '.join(steps)}, as {self.processor} of {self.library}"
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Both libraries round the longer side down."""
         if self.resize is None:
             return height, width
         if isinstance(self.resize, tuple):
@@ -116,20 +159,22 @@ class Pipeline:
             ratios = height / self.resize[0], width / self.resize[1]
             ratio = max(ratios) if self.fit == "contain" else min(ratios)
             return round(height / ratio), round(width / ratio)
-        if width <= height:
-            return int(self.resize * height / width), self.resize
-        return self.resize, int(self.resize * width / height)
+        return to_side(self.resize, height, width)
+
+    def _start(self, size: int, crop: int) -> int:
+        """Where a crop begins on an axis."""
+        place: Callable[[float], int] = round if self.centre == "rounded" else floor
+        return place((size - crop) / 2)
 
     def _cropped(self, image: Image, crop: tuple[int, int]) -> Image:
         padding = ceil if self.centre == "rounded down, padded up" else floor
-        place: Callable[[float], int] = round if self.centre == "rounded" else floor
         for axis, size in enumerate(crop, 1):
             if (lack := size - image.shape[axis]) > 0:
                 before = padding(lack / 2)
                 around = [(0, 0)] * 2
                 around[axis - 1] = (before, lack - before)
                 image = self._padded(image, around)
-            start = place((image.shape[axis] - size) / 2)
+            start = self._start(image.shape[axis], size)
             image = image.take(range(start, start + size), axis)
         return image
 

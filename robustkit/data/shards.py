@@ -6,7 +6,7 @@ folders side by side, as in the hub's cache, with files in them that are called 
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -38,26 +38,41 @@ class SplitFiles(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def find_split(place: Path, suffix: str, split: str, skip: str = "\0") -> SplitFiles | None:
+def find_split(
+    place: Path,
+    suffix: str,
+    split: str,
+    skip: str = "\0",
+    divided: Callable[[Path], bool] = lambda path: False,
+) -> SplitFiles | None:
     """The files of a split, in a folder or as the file itself; None if there are none.
 
     The split is read off the names (`data/test-00000-of-00001.parquet`, `cifar10-test.parquet`,
     `test/0000.parquet`); files without such a word are one whole. Files in a folder whose names
-    begin with `skip` are passed over.
+    begin with `skip` are passed over. `divided` says of such a whole's first file whether rows are
+    of splits; if so, it is given for any split.
 
     Raises:
         DataError: the files are of other splits, or in a folder are no whole, see `check_shards`.
     """
     if not place.is_dir():
-        return among([place], place.parent, split)
+        return among([place], place.parent, split, divided)
     # a folder may be called so, too
     found = (path for path in sorted(place.rglob(f"*{suffix}")) if path.is_file())
-    part = among([path for path in found if not path.name.startswith(skip)], place, split)
+    named = [path for path in found if not path.name.startswith(skip)]
+    part = among(named, place, split, divided)
     return part and part._replace(warnings=check_shards(part.files, place))
 
 
-def among(files: Sequence[Path], root: Path, split: str) -> SplitFiles | None:
+def among(
+    files: Sequence[Path],
+    root: Path,
+    split: str,
+    divided: Callable[[Path], bool] = lambda path: False,
+) -> SplitFiles | None:
     """Those files that are of a split, by their names below `root`; hidden ones are passed over.
+
+    `divided` as with `find_split`.
 
     Raises:
         DataError: the files are of other splits.
@@ -71,7 +86,7 @@ def among(files: Sequence[Path], root: Path, split: str) -> SplitFiles | None:
         return None
     if (wanted := SPLITS.get(split, split)) in by_split:
         return SplitFiles(by_split[wanted], split, root)
-    if set(by_split) == {WHOLE} and wanted == "test":
+    if set(by_split) == {WHOLE} and (wanted == "test" or divided(by_split[WHOLE][0])):
         return SplitFiles(by_split[WHOLE], WHOLE, root)
     where = files[0] if len(files) == 1 else root
     raise DataError(f"{where}: no split {split!r}; it has: {', '.join(sorted(by_split))}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 from robustkit.errors import DataError, InputError
@@ -104,3 +105,9 @@ def path_given(title: str, source: Mapping[str, Any]) -> str | None:
     if str(path).endswith(".toml"):  # which has a title of its own
         return str(path)
     return title if title in (path, source.get("folder"), source.get("file")) else None
+
+
+def resolved_path(title: str, source: Mapping[str, Any]) -> str | None:
+    """That path from the root on, as a training keeps it; arguments as of `path_given`."""
+    path = path_given(title, source)
+    return None if path is None else str(Path(path).resolve())

@@ -342,6 +342,11 @@ def checked_labels(labels: Any, where: str) -> Labels:
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels of type {labels.dtype}; expected integers from 0 on")
     whole: Labels = labels.astype(np.int64)
+    if len(whole) > 1 and (whole == -1).all():
+        raise DataError(
+            f"{where}: no image has a label (all are −1), as in test splits whose labels are kept "
+            "back; choose another split (--split)"
+        )
     if (bad := np.flatnonzero(whole < 0)).size:
         raise DataError(f"{where}: image {bad[0]} has label {whole[bad[0]]}; labels start at 0")
     if (bad := np.flatnonzero(whole >= MOST_CLASSES)).size:

@@ -19,7 +19,7 @@ from robustkit.data.source import (
     diagnosis,
     stamps,
 )
-from robustkit.data.split import SPLITS
+from robustkit.data.split import COLUMN, SPLITS, check_no_column
 from robustkit.errors import DataError, first_line, quoted
 from robustkit.files import file_digest
 from robustkit.parsing import whole
@@ -33,8 +33,6 @@ LABELS = (
 )  # fmt: skip
 NUMBERS = ("class_id", "label_id", "class_index", "label_index", "class_idx", "label_idx")
 """columns of numbers; beside one of names they say which number is whose"""
-SPLIT = "split"
-"""column that says which rows are of which split"""
 LONGEST_LINE = 2**16
 """characters"""
 MOST_COLUMNS = 1000
@@ -205,6 +203,8 @@ class _Places(NamedTuple):
     labels: Sequence[int]
     """names or numbers, the most usual first"""
     split: int | None = None
+    others: Mapping[int, str] = {}
+    """columns that may say which rows are of which split, by number, and what they are called"""
 
 
 class _Cells(NamedTuple):
@@ -227,7 +227,8 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     first = [(lines.line_num, head)] if places is None else []
     places = places or _without_header(head, path)
     every = itertools.chain(first, ((lines.line_num, cells) for cells in lines))
-    rows = list(_cells(every, places, len(head), path))
+    suspects: dict[int, set[str]] = {at: set() for at in places.others}
+    rows = list(_cells(every, places, len(head), path, suspects))
     label, number = _label_columns(rows, [head[at].strip() for at in places.labels], path)
     numbers = {} if number is None else _numbers(rows, label, number, path)
     wanted, found = SPLITS.get(split, split), []
@@ -242,6 +243,9 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
                 continue
         picture = _picture(row.path, path.parent, f"{path}: line {row.line}")
         found.append(TableRow(row.line, picture, row.labels[label]))
+    if places.split is None:
+        words = {name: suspects[at] for at, name in places.others.items() if at in suspects}
+        check_no_column(words, split, path)
     if places.split is None and wanted not in ("test", WHOLE):
         raise DataError(f"{path}: no split {split!r}; the file {UNDIVIDED}")
     if not found:
@@ -251,9 +255,16 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
 
 
 def _cells(
-    lines: Iterable[tuple[int, Sequence[str]]], places: _Places, columns: int, path: Path
+    lines: Iterable[tuple[int, Sequence[str]]],
+    places: _Places,
+    columns: int,
+    path: Path,
+    suspects: dict[int, set[str]],
 ) -> Iterator[_Cells]:
-    """The cells that count, of each line that is not empty."""
+    """The cells that count, of each line that is not empty.
+
+    `suspects` are columns; of them those stay, with their words, that have only words for splits.
+    """
     for number, cells in lines:
         if not cells:
             continue
@@ -263,6 +274,11 @@ def _cells(
             )
         own = "" if places.split is None else cells[places.split].strip().lower()
         labels = [cells[at].strip() for at in places.labels]
+        for at in list(suspects):
+            if (word := cells[at].strip().lower()) in SPLITS:
+                suspects[at].add(word)
+            elif word:
+                del suspects[at]
         yield _Cells(number, cells[places.path].strip(), labels, own)
 
 
@@ -328,7 +344,10 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
             f"{path}: no column named {missing} ({', '.join(usual[:3])}); it has: "
             f"{', '.join(names[:8])}"
         )
-    return _Places(of_path, of_labels, names.index(SPLIT) if SPLIT in names else None)
+    if COLUMN in names:
+        return _Places(of_path, of_labels, names.index(COLUMN))
+    others = {at: head[at].strip() for at in range(len(names)) if at not in (of_path, *of_labels)}
+    return _Places(of_path, of_labels, None, others)
 
 
 def _without_header(first: Sequence[str], path: Path) -> _Places:

@@ -121,6 +121,10 @@ class Transform:
             kept = replace(kept, crop=None)
         return kept
 
+    def counted(self, shapes: Iterable[Shape]) -> dict[str, Any]:
+        """The parts that change an image of these shapes, as JSON."""
+        return self.effective(shapes).plain()
+
     def plain(self) -> dict[str, Any]:
         """The parts that are set, as JSON."""
         parts = _given(self)
@@ -129,12 +133,14 @@ class Transform:
         return parts
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """As torchvision: the longer side is rounded down."""
-        if self.resize is None:
-            return height, width
-        if width <= height:
-            return int(self.resize * height / width), self.resize
-        return self.resize, int(self.resize * width / height)
+        return (height, width) if self.resize is None else to_side(self.resize, height, width)
+
+
+def to_side(side: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width with this as the shorter; torchvision rounds the longer down."""
+    if width <= height:
+        return int(side * height / width), side
+    return side, int(side * width / height)
 
 
 def _given(transform: Transform) -> dict[str, Any]:

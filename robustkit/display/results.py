@@ -1,7 +1,7 @@
 """A view of each result that a call from Python returns."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial, singledispatch
 from pathlib import PurePath
@@ -13,7 +13,7 @@ from robustkit import figures
 from robustkit.analysis.compare import Compared
 from robustkit.analysis.leaderboard import Board, BoardRow, Leaderboard
 from robustkit.analysis.needs import PowerAnalysis
-from robustkit.analysis.outcome import Outcome
+from robustkit.analysis.outcome import Outcome, Panel
 from robustkit.analysis.rank import Ranking
 from robustkit.auditing.outcome import Audit
 from robustkit.checkpoint import Checkpoint, describe
@@ -27,17 +27,21 @@ from robustkit.integrity import FileCheck
 from robustkit.protocol.norms import symbol
 from robustkit.record import Evaluation
 from robustkit.record.certification import OUTCOMES, Certification
-from robustkit.reporting.evaluation import sentence
+from robustkit.reporting.evaluation import curve_in_words, sentence
 from robustkit.reporting.numbers import rows as number_rows
 from robustkit.reporting.wording import (
     NOTHING,
+    board_in_words,
     count,
+    curves_in_words,
     ends,
     in_points,
     interval,
     p_value,
     percent,
     verdict_in_words,
+    with_ends,
+    with_interval,
 )
 from robustkit.results.sides import in_words
 from robustkit.shelves import Listing
@@ -48,6 +52,10 @@ from robustkit.summary import certified_points, reference, robust_points
 from robustkit.training import TrainingResult
 
 KNOWN = ["what", "value"]
+CERTIFIED = (
+    "Dotted: certified accuracy, which no attack can lower; true robust accuracy lies between."
+)
+"""the caption of a curve where some of it is proved"""
 SHARES = {
     "accuracy_given": "accuracy",
     "accuracy_clean": "on clean labels",
@@ -96,7 +104,8 @@ def _(found: Evaluation, method: Method = "wilson") -> View:
         frame=partial(_estimates, kinds, "epsilon"),
         sentences=() if at is None else (sentence(found, clean, at),),
         draw=curve if points else None,
-        spoken=_in_words(levels),
+        spoken=f"{curve_in_words(clean, points, proved)}.",
+        caption=CERTIFIED if proved else "",
     )
 
 
@@ -145,7 +154,7 @@ def _(found: Audit) -> View:
             certified=found.certificate.levels,
             norm=found.norm,
         ),
-        spoken=_in_words(attacked),
+        spoken=_in_words(attacked, proved),
     )
 
 
@@ -164,7 +173,8 @@ def _(found: Compared) -> View:
         ],
         frame=partial(_differences, found.comparisons),
         sentences=[c.sentence(where=found.where(c.level)) for c in found.comparisons],
-        draw=drawn("forest", comparisons=found.comparisons),
+        draw=drawn("forest", comparisons=found.comparisons, numbers=with_ends),
+        size=lambda: (4.5, figures.forest_height(found.comparisons, figures.PAGE.size)),
         spoken=" ".join(c.sentence(where=found.where(c.level)) for c in found.comparisons),
         words=3,
     )
@@ -221,8 +231,9 @@ def _(found: Outcome) -> View:
         rows=[(j.name, verdict_in_words(j), j.text) for j in found.judgements],
         frame=lambda: pd.DataFrame([asdict(row) for row in number_rows(found)]),
         sentences=[j.sentence for j in found.judgements] or [found.question],
-        draw=None if panel is None else drawn("accuracy_curves", panel=panel),
-        spoken="" if panel is None else f"{panel.title}: {panel.measure} against {panel.factor}.",
+        draw=None if panel is None else drawn(_curves(panel), panel=panel),
+        spoken="" if panel is None else f"{_against(panel)}. {curves_in_words(panel)}",
+        caption="" if panel is None else f"{panel.title}: {_against(panel)}, with intervals.",
         words=3,
     )
 
@@ -272,20 +283,32 @@ def _(found: Leaderboard) -> View:
     return View(
         title=f"Leaderboard: {board.title}{more}" if board else "Leaderboard: empty",
         head=("method", "networks", "clean", *levels),
-        rows=[
-            (row.name, str(len(row.networks)), *(_value(row, level) for level in (None, *levels)))
-            for row in rows
-        ],
+        rows=_board_rows(rows, levels, with_interval),
+        brief=_board_rows(rows, levels, lambda estimate: percent(estimate.value)),
         frame=lambda: pd.DataFrame([line for one in found.boards for line in _lines(one)]),
         sentences=found.notes,
         draw=drawn("board_curves", board=board) if levels else None,
-        spoken=" ".join(f"{row.name}: {percent(row.clean.value)} clean." for row in rows),
+        spoken=board_in_words(rows),
     )
 
 
-def _value(row: BoardRow, level: str | None) -> str:
-    estimate = row.clean if level is None else row.robust.get(level)
-    return NOTHING if estimate is None else percent(estimate.value)
+def _board_rows(
+    rows: Sequence[BoardRow], levels: Sequence[str], told: Callable[[Estimate], str]
+) -> list[tuple[str, ...]]:
+    """Each row of a board in words; `told` says an accuracy."""
+    found = [(row, [row.clean, *map(row.robust.get, levels)]) for row in rows]
+    return [
+        (row.name, str(len(row.networks)), *(told(one) if one else NOTHING for one in each))
+        for row, each in found
+    ]
+
+
+def _curves(panel: Panel) -> str:
+    return "robustness" if "ε" in panel.factor else "accuracy_curves"
+
+
+def _against(panel: Panel) -> str:
+    return f"{panel.measure} against {panel.factor}"
 
 
 def _lines(board: Board) -> Iterator[dict[str, Any]]:
@@ -343,7 +366,7 @@ def _(found: Dataset) -> View:
         ),
         sentences=found.warnings,
         draw=partial(_pictures, found),
-        size=(6.0, 1.0),
+        size=lambda: (6.0, 1.0),
         spoken=f"The first {min(PICTURES, len(found))} images.",
     )
 
@@ -395,8 +418,10 @@ def _share(estimate: Estimate | None) -> tuple[str, str]:
     return percent(estimate.value), interval(estimate)
 
 
-def _in_words(levels: dict[str, Estimate]) -> str:
-    return " ".join(f"At {level}: {percent(found.value)}." for level, found in levels.items())
+def _in_words(levels: Mapping[str, Estimate], proved: Mapping[str, Estimate]) -> str:
+    told = [f"At {level}: {percent(found.value)}." for level, found in levels.items()]
+    told += [f"Certified at {level}: {percent(found.value)}." for level, found in proved.items()]
+    return " ".join(told)
 
 
 def _estimates(kinds: dict[str, dict[str, Estimate]], key: str) -> pd.DataFrame:

@@ -29,16 +29,20 @@ class View:
     """the numbers of the table"""
     sentences: Sequence[str] = ()
     draw: "figures.Draw | None" = None
-    size: tuple[float, float] = (4.5, 2.8)
+    size: Callable[[], tuple[float, float]] = lambda: (4.5, 2.8)
     """of the figure, in inches"""
     spoken: str = ""
     """the figure in words, for those who do not see it"""
+    caption: str = ""
+    """what the figure does not say of itself"""
+    brief: Sequence[Sequence[str]] = ()
+    """the rows as text shows them, where it has no room for whole ones"""
     words: int = 1
     """how many columns hold words and stand left"""
 
     def text(self) -> str:
         """Fewer than ten lines, none longer than 100 characters."""
-        table = [list(self.head), *map(list, self.rows[:LINES])]
+        table = [list(self.head), *map(list, (self.brief or self.rows)[:LINES])]
         left = len(self.rows) - LINES
         lines = [self.title, *_aligned(table, self.words)]
         lines += [f"  … and {left:,} more"] if left > 0 else []
@@ -49,7 +53,7 @@ class View:
 
     def html(self) -> str:
         """A piece of a page, complete in itself: no style or script of it reaches another."""
-        svg = figures.svg(self.draw, self.size, "view", shown(self.spoken)) if self.draw else ""
+        svg = figures.svg(self.draw, self.size(), "view", shown(self.spoken)) if self.draw else ""
         return render("view.html.jinja", view=self, figure=Markup(svg))
 
     def plot(self, ax: "figures.Axes | None") -> "figures.Axes":
@@ -60,9 +64,7 @@ class View:
         """
         if self.draw is None:
             raise InputError(f"{self.title}: there is nothing to draw")
-        ax = figures.own_axes(self.size) if ax is None else ax
-        self.draw(ax)
-        return ax
+        return figures.plot(self.draw, ax, self.size)
 
     def markdown(self) -> str:
         """The table."""

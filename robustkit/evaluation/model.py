@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import RECORDED
 from robustkit.data import Dataset
+from robustkit.data.shelf import resolved_path
+from robustkit.data.source import WHOLE
 from robustkit.files import shipped
 from robustkit.models import names_code
 from robustkit.results.metadata import ASKED, asked_share
@@ -36,6 +38,8 @@ class SeenImages(NamedTuple):
     digest: str
     held_out: int | None = None
     """images of the same that it did not train on, on which its accuracy was taken"""
+    path: str | None = None
+    """where they were read, if no name stands for them"""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "SeenImages | None":
@@ -45,15 +49,21 @@ class SeenImages(NamedTuple):
                 kept = own.get("held_out")
                 count = kept.get("images") if isinstance(kept, dict) else None
                 held_out = count if type(count) is int else None
-                return cls(name, str(told.get("split", "")), digest, held_out)
+                path = told.get("path")
+                place = path if isinstance(path, str) else None
+                return cls(name, str(told.get("split", "")), digest, held_out, place)
         return None
 
     def are(self, data: Dataset) -> bool:
         """Whether they are these, or those that these are some of.
 
-        Of what has no splits, the name is that of a folder or a file, which others have, too.
+        Of what has no splits, the name is that of a folder or a file, which others have, too: it
+        is known by its path.
         """
-        named = data.split != "all" and (data.name, data.split) == self[:2]
+        named = (data.name, data.split) == (self.name, self.split)
+        if named and data.split == WHOLE:
+            place = resolved_path(data.title, data.source)
+            named = place is not None and place == self.path
         return named or data.digest == self.digest
 
 

@@ -212,8 +212,8 @@ def _check_classes(classes: int, data: Dataset) -> None:
         instead = f"; no images in {listed(empty)}: remove what is no class"
     if len(data.classes) < classes:
         instead = (
-            f"; if these are a subset of them, pass --num-classes {classes}, and "
-            "--classes to say which"
+            "; if these are a subset of them, say which with --classes (in Python classes=…, here "
+            "or of load_dataset)"
         )
     raise DataError(
         f"the model has {classes} classes, but the data set {data.name} has "
@@ -326,8 +326,19 @@ class _Watched(torch.nn.Module):
 
 
 def _classes_fit(count: int, data: Dataset) -> bool:
-    """Whether a model of so many classes fits; classes guessed from labels may lack the last."""
-    return count == len(data.classes) or (_guessed(data) and count > len(data.classes))
+    """Whether a model of so many classes fits; where numbers alone are known, it may have more."""
+    more = count > len(data.classes) and (_guessed(data) or _given_by_number(data))
+    return more or count == len(data.classes)
+
+
+def _given_by_number(data: Dataset) -> bool:
+    """Whether classes were given the network's numbers, the largest of which is all that is known.
+
+    So it is of a module in memory, or a checkpoint that does not say how many it has.
+    """
+    given = data.source.get("class_map", {})
+    largest = max(given.get("numbers", {}).values(), default=-1)
+    return given.get("by") == "number" and largest == len(data.classes) - 1
 
 
 def _guessed(data: Dataset) -> bool:

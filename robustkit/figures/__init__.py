@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         cost_against_gain,
         critical_difference,
         forest,
+        forest_height,
         forest_rows,
     )
     from robustkit.figures.images import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
         visible,
     )
     from robustkit.figures.names import level_text, shortened
-    from robustkit.figures.output import Draw, own_axes, render, svg
+    from robustkit.figures.output import Draw, plot, render, svg
     from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width
     from robustkit.figures.training import Quantity, course, learning_curve, memorisation
     from robustkit.figures.transfer import transfer_matrix
@@ -72,12 +73,13 @@ __all__ = [
     "difference",
     "example_grid",
     "forest",
+    "forest_height",
     "forest_rows",
     "learning_curve",
     "level_text",
     "memorisation",
-    "own_axes",
     "picture_row",
+    "plot",
     "png_uri",
     "render",
     "robustness",
@@ -109,6 +111,7 @@ _HOMES = {
     "cost_against_gain": "differences",
     "critical_difference": "differences",
     "forest": "differences",
+    "forest_height": "differences",
     "forest_rows": "differences",
     "class_name": "images",
     "difference": "images",
@@ -119,7 +122,7 @@ _HOMES = {
     "level_text": "names",
     "shortened": "names",
     "Draw": "output",
-    "own_axes": "output",
+    "plot": "output",
     "render": "output",
     "svg": "output",
     "INK": "style",

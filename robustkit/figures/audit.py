@@ -84,7 +84,9 @@ def _between(ax: Axes, upper: dict[float, Estimate], lower: dict[float, Estimate
 def _legend(ax: Axes, lines: Mapping[str, str]) -> None:
     """What each line is, and the zone: by the artists' own labels, since matplotlib sorts them."""
     labels = {**lines, "zone": "between them: unknown"}
-    legend(ax, [labels[label] for label in ax.get_legend_handles_labels()[1]])
+    known = zip(*ax.get_legend_handles_labels(), strict=True)
+    own = {label: artist for artist, label in known if label in labels}
+    legend(ax, [labels[label] for label in own], list(own.values()))
 
 
 def _share_axis(ax: Axes, label: str) -> None:

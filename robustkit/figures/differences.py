@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, NullLocator
 
 from robustkit.analysis.outcome import Cost
-from robustkit.figures.hover import hover, points_text
+from robustkit.figures.hover import hover
 from robustkit.figures.legend import legend
 from robustkit.figures.names import level_text, shortened
 from robustkit.figures.style import COLOURS, FAINT, INK, line_style
@@ -71,6 +71,11 @@ def forest(
 def forest_rows(comparisons: Sequence[Comparison]) -> int:
     """How many rows a forest plot has."""
     return len(_rows(comparisons, percent=False))
+
+
+def forest_height(comparisons: Sequence[Comparison], size: float) -> float:
+    """How many inches a forest plot needs, with text of `size` points: its rows, and an axis."""
+    return 1.5 * size / 72 * (forest_rows(comparisons) + 5)
 
 
 def beyond(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -258,10 +263,16 @@ def _rank_axis(ax: Axes) -> None:
         ax.spines[side].set_visible(False)
 
 
-def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()) -> Axes:
+def cost_against_gain(
+    ax: Axes,
+    costs: Sequence[Cost],
+    order: Sequence[str] = (),
+    numbers: Callable[[Cost], str] = lambda cost: "",
+) -> Axes:
     """What a method gains over the baseline against what a step of it costs, with intervals.
 
-    `order` are all methods of a study: one that stands in several figures looks the same in all.
+    `numbers` says a gain in words. `order` are all methods of a study: one that stands in several
+    figures looks the same in all.
     """
     order = list(dict.fromkeys([*order, *(cost.method for cost in costs)]))
     for cost in costs:
@@ -270,8 +281,7 @@ def cost_against_gain(ax: Axes, costs: Sequence[Cost], order: Sequence[str] = ()
         across = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
         appearance = line_style(number) | {"linestyle": "none"}
         bar = ax.errorbar(ratio.value, gain, ends, across, **appearance, label=str(number))
-        points = points_text(cost.gain.value)
-        hover(bar, [f"{cost.method}: × {times(ratio)[0]}, {points} points"])
+        hover(bar, [f"{cost.method}: × {times(ratio)[0]}, {numbers(cost)} points"])
     ax.axhline(0, color=FAINT, linewidth=0.8)
     ax.axvline(1, color=FAINT, linewidth=0.8)
     ax.set(

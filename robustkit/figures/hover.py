@@ -27,12 +27,6 @@ def share_text(share: float) -> str:
     return in_percent(share).replace("\u00a0", " ")
 
 
-def points_text(difference: float) -> str:
-    """A difference of shares in points, with its sign: "+0.4"; "0.0" has none, as in a table."""
-    tenths = round(100 * difference, 1)
-    return f"{tenths:+.1f}".replace("-", "−") if tenths else "0.0"
-
-
 def estimate_text(estimate: Estimate) -> str:
     """A share with its interval: "81.8 % (67.0 to 90.9)"."""
     ends = ends_in_percent(estimate.low, estimate.value, estimate.high)

@@ -7,6 +7,9 @@ from itertools import takewhile
 from robustkit.errors import shown
 from robustkit.statistics.comparison import numbered
 
+KEPT = 12
+"""characters that a name keeps beside what all share: one may be the beginning of another"""
+
 
 def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
     """Labels of at most about `width` characters.
@@ -16,8 +19,9 @@ def shortened(labels: Sequence[str], width: int = 48) -> list[str]:
     """
     labels = [shown(label) for label in labels]
     if max(map(len, labels), default=0) > width and len(set(labels)) > 1:
-        start = _common(labels)
-        end = _common([label[start:][::-1] for label in labels])
+        spare = max(0, min(map(len, labels)) - KEPT)
+        start = min(spare, _common(labels))
+        end = min(spare - start, _common([label[start:][::-1] for label in labels]))
         before, after = "…" * (start > 0), "…" * (end > 0)
         labels = [f"{before}{label[start : len(label) - end]}{after}" for label in labels]
     return numbered([_cut(label, width) for label in labels])

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from robustkit.figures.hover import add_titles, named_lines
 from robustkit.figures.style import INK, PAGE, STYLES, Style, Venue, Width, settings
@@ -57,8 +58,23 @@ def svg(draw: Draw, size: tuple[float, float], prefix: str, alternative: str) ->
     return _inline(root, prefix, alternative)
 
 
-def own_axes(size: tuple[float, float]) -> Axes:
-    """Axes of a new figure, which a notebook shows; `size` is in inches."""
+def plot(draw: Draw, ax: Axes | None, size: Callable[[], tuple[float, float]]) -> Axes:
+    """What `draw` draws, on `ax` or on axes of a new figure, which a notebook shows.
+
+    Fonts and lines are as the caller has set them, but a dollar sign in a name begins no formula.
+    `size` is of a new figure, in inches.
+    """
+    ax = _own_axes(size()) if ax is None else ax
+    before = {text: text.get_text() for text in ax.findobj(Text)}
+    with mpl.rc_context({"text.parse_math": False}):
+        draw(ax)
+    for text in ax.findobj(Text):
+        if before.get(text, "") != text.get_text():  # labels were there, and were empty
+            text.set_parse_math(False)
+    return ax
+
+
+def _own_axes(size: tuple[float, float]) -> Axes:
     from matplotlib import pyplot  # where a notebook looks for figures; slow to import
 
     return pyplot.subplots(figsize=size, layout="constrained")[1]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from robustkit import figures
 from robustkit.auditing.outcome import Audit, ClassRow, Stage, by_robustness, worst_classes
-from robustkit.auditing.stored import encoded, read_audit
+from robustkit.auditing.stored import FIRST, encoded, read_audit
 from robustkit.auditing.wording import budget, tolerance
 from robustkit.errors import shown
 from robustkit.figures import Draw, svg
@@ -77,13 +77,14 @@ def write(audit: Audit, out: Path) -> AuditFiles:
     Raises:
         EvaluationFailed: the disk is full or the folder cannot be written.
     """
-    text = json.dumps(encoded(audit), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
     files = {
         "audit.html": page(audit).encode(),
         "audit.md": model_card(audit).encode("utf-8", "replace"),
-        "audit.json": text.encode(),  # last: where it is new, the others are
     }
-    write_together(out, files)
+    found = encoded(audit, files)
+    text = json.dumps(found, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    # last: where it is new, the others are
+    write_together(out, {**files, "audit.json": text.encode()})
     return AuditFiles(out, out / "audit.html", out / "audit.json", out / "audit.md")
 
 
@@ -354,7 +355,7 @@ def _counts(words: Sequence[str]) -> dict[str, int]:
 
 def _provenance(audit: Audit) -> dict[str, Mapping[str, str]]:
     """Everything that is on record of where the numbers come from, by section."""
-    data = {k: v for k, v in audit.data.items() if k not in ("classes", "source")}
+    data = {k: v for k, v in audit.data.items() if k not in ("classes", "source", FIRST)}
     sections = {
         "Checkpoint": audit.checkpoint,
         "Data": data,

@@ -15,13 +15,9 @@ from markupsafe import Markup
 
 from robustkit import figures
 from robustkit.errors import InputError, shown
+from robustkit.files import read_text, shipped
 from robustkit.parsing import parse_toml
-from robustkit.protocol import (
-    Epsilon,
-    parse_protocol,
-    protocol_options,
-    protocol_toml,
-)
+from robustkit.protocol import Epsilon, parse_protocol, protocol_options, protocol_toml
 from robustkit.protocol.norms import symbol
 from robustkit.record import CLEAN, Evaluation, Example, MeanPasses, Point, mean_passes
 from robustkit.reporting.html import render
@@ -101,7 +97,7 @@ class EvaluationGroup:
     protocol: Mapping[str, Any]
     data: Mapping[str, Any]
     toml: str | None
-    """the protocol with every number spelled out, where its file does not say it all"""
+    """the protocol with every number spelled out, where no shipped file says it all"""
 
 
 def page(
@@ -296,7 +292,7 @@ def _group(findings: Sequence[Finding], prefix: str) -> EvaluationGroup:
         attacks=attacks(protocol),
         protocol=protocol,
         data=header["data"],
-        toml=None if _file_says_it_all(protocol) else protocol_toml(protocol),
+        toml=None if _of_shelf(protocol) else protocol_toml(protocol),
     )
 
 
@@ -307,7 +303,9 @@ def _curve(findings: Sequence[Finding], norm: str, prefix: str) -> Markup:
         for name, f in zip(names, findings, strict=True)
     ]
     height = 2.8 + (0.17 * len(curves) if len(curves) > 1 else 0)
-    alternative = " ".join(f"{f.label}: {_curve_in_words(f)}." for f in findings)
+    alternative = " ".join(
+        f"{f.label}: {curve_in_words(f.clean, f.points, f.certified)}." for f in findings
+    )
     return Markup(
         figures.svg(
             lambda ax: figures.robustness_curve(ax, curves, norm),
@@ -344,13 +342,11 @@ def _costs(findings: Sequence[Finding], prefix: str) -> Markup | None:
     )
 
 
-def _curve_in_words(finding: Finding) -> str:
+def curve_in_words(clean: Estimate, points: Sequence[Point], certified: Sequence[Point]) -> str:
     """A curve for those who cannot see it."""
-    values = [("0", finding.clean), *((p.epsilon.text, p.accuracy) for p in finding.points)]
+    values = [("0", clean), *((p.epsilon.text, p.accuracy) for p in points)]
     told = [f"{percent(e.value)} at ε = {text}" for text, e in values]
-    told += [
-        f"{percent(p.accuracy.value)} certified at {p.epsilon.text}" for p in finding.certified
-    ]
+    told += [f"{percent(p.accuracy.value)} certified at {p.epsilon.text}" for p in certified]
     return ", ".join(told)
 
 
@@ -373,17 +369,24 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     }
 
 
-def _file_says_it_all(protocol: Mapping[str, Any]) -> bool:
-    """Whether the recorded file, with norm, budgets, target and seed, is what was run."""
+def _of_shelf(protocol: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The protocol with its file, where that is one that ships, and says all of what was run.
+
+    The name of a file of one's own may be that of another on the reader's machine.
+    """
     resolved, name = protocol["resolved"], protocol["name"]
+    shelf = shipped("attacks")
+    path = shelf / f"{name}.toml"
+    if path not in shelf.glob("*.toml"):
+        return None
     try:
-        table = parse_toml(protocol["file"])
-        written = parse_protocol(table, name, name, norm=protocol["norm"])
+        text = read_text(path)
+        written = parse_protocol(parse_toml(text), name, name, norm=protocol["norm"])
         asked = replace(written, epsilons=resolved["epsilons"])
     except (InputError, ValueError):
-        return False
+        return None
     given = {key: resolved[key] for key in ("target", "seed")}
-    return bool(asked.resolved() | given == resolved)
+    return {**protocol, "file": text} if asked.resolved() | given == resolved else None
 
 
 def _command(evaluation: Evaluation) -> str:
@@ -394,10 +397,10 @@ def _command(evaluation: Evaluation) -> str:
     if any(network.get("sha256") is None for network in networks) or not data["source"]:
         return ""
     target = protocol["resolved"]["target"]
-    named = _file_says_it_all(protocol)
+    named = _of_shelf(protocol)
     options: dict[str, Iterable[object]] = {
         "--attack": [protocol["name"] if named else f"{protocol['name']}.toml"],
-        "--norm": protocol_options(protocol)[3:] if named else [],
+        "--norm": protocol_options(named)[3:] if named else [],
         **network_options(checkpoint),
         "--surrogate": [network["path"] for network in networks[1:]],
         **data_options(data),

@@ -55,6 +55,8 @@ def _environment() -> Environment:
         "distances": wording.distances,
         "interval": wording.interval,
         "signed": wording.signed,
+        "difference": wording.difference,
+        "difference_ends": wording.difference_ends,
         "in_points": wording.in_points,
         "ends": wording.ends,
         "delta_in_points": wording.delta_in_points,

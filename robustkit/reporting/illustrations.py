@@ -5,13 +5,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from robustkit import figures
-from robustkit.analysis.outcome import Cost, Gallery, History, Line, Outcome, Panel, TransferMatrix
+from robustkit.analysis.outcome import Cost, Gallery, History, Outcome, Panel, TransferMatrix
 from robustkit.figures import Draw, Quantity, Venue, Width, level_text
 from robustkit.protocol.norms import symbol
 from robustkit.reporting.names import Names
-from robustkit.reporting.wording import ends, in_points, interval, percent, signed
+from robustkit.reporting.wording import (
+    curves_in_words,
+    difference,
+    difference_ends,
+    ends,
+    in_points,
+    percent,
+    with_ends,
+)
 from robustkit.spec import Figure
-from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import times
 
 MANY = 5
@@ -134,16 +141,19 @@ def _costs(costs: Sequence[Cost], names: Names, order: Sequence[str]) -> Iterato
     for place in dict.fromkeys(cost.where for cost in costs):
         own = [cost for cost in costs if cost.where == place]
         alternative = " ".join(
-            f"{c.method}: {times(c.ratio)[0]} times the time, {signed(c.gain.value)} points."
-            for c in own
+            f"{c.method}: {times(c.ratio)[0]} times the time, {_gain(c)} points." for c in own
         )
         yield Illustration(
             names.new(f"cost-{place}"),
             f"Gain over the baseline ({place}) against a training step's time, with 95\u00a0% CI.",
             f"Gain ({place}) against cost. {alternative}",
-            partial(figures.cost_against_gain, costs=own, order=order),
+            partial(figures.cost_against_gain, costs=own, order=order, numbers=_gain),
             _plot_height,
         )
+
+
+def _gain(cost: Cost) -> str:
+    return f"{difference(cost.gain)} ({difference_ends(cost.gain)})"
 
 
 def _matrix(matrix: TransferMatrix, names: Names) -> Illustration:
@@ -188,7 +198,7 @@ def _curves(panel: Panel, name: str, order: Sequence[str]) -> Illustration:
     bands = dict.fromkeys(band.method for band in figures.banded(panel))
     shaded = f" Shaded: {'; '.join(bands)}." if bands else ""
     chance = "" if panel.chance is None else f" Chance: {percent(panel.chance)}."
-    alternative = " ".join(_curve_in_words(line, panel) for line in panel.lines if line.values)
+    alternative = curves_in_words(panel)
     budget = "ε" in panel.factor or "epsilon" in panel.factor
     draw = figures.robustness if budget else figures.accuracy_curves
     return Illustration(
@@ -205,10 +215,12 @@ def _along(
     curves: Illustration, panel: Panel, histories: Sequence[History], order: Sequence[str]
 ) -> Illustration:
     """Curves along a training with what was memorised below, where that is known."""
+    drawn = {line.method for line in panel.lines if line.values}
     own = [
         history
         for history in histories
         if panel.label_noise and history.level == panel.label_noise
+        if history.method in drawn  # others look like nothing that the legend names
         if history.passes and any(v is not None for v in history.memorised)
     ]
     if not own:
@@ -242,26 +254,14 @@ def _forest(panel: Panel, name: str) -> Illustration:
             figures.forest,
             comparisons=panel.comparisons,
             percent=panel.percent,
-            numbers=lambda c: f"{in_points(c)} ({ends(c)})",
+            numbers=with_ends,
         ),
-        partial(_rows_height, rows=figures.forest_rows(panel.comparisons) + 5),
+        lambda _, size: figures.forest_height(panel.comparisons, size),
     )
 
 
 def _at(level: str, share: bool) -> str:
     return f" at {level_text(level, share)}" if level else ""
-
-
-def _curve_in_words(line: Line, panel: Panel) -> str:
-    """A curve for those who cannot see it."""
-    values = ", ".join(
-        f"{_value(v.estimate)} at {level_text(v.level, panel.percent)}" for v in line.values
-    )
-    return f"{line.method}: {values}."
-
-
-def _value(estimate: Estimate) -> str:
-    return f"{percent(estimate.value)} ({interval(estimate)})"
 
 
 def _history_in_words(history: History, quantity: Quantity) -> str:
@@ -278,11 +278,6 @@ def _plot_height(width: float, size: float) -> float:
 def _course_height(width: float, size: float) -> float:
     """Two plots, one above the other."""
     return 1.55 * _plot_height(width, size)
-
-
-def _rows_height(width: float, size: float, rows: int) -> float:
-    """As many rows of text, whatever the width."""
-    return 1.5 * size / 72 * rows
 
 
 def _matrix_height(width: float, size: float, rows: int, columns: int) -> float:

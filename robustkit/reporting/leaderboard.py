@@ -1,16 +1,15 @@
 """The page of a leaderboard: one self-contained file that reads without its scripts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from markupsafe import Markup
 
-from robustkit.analysis.leaderboard import Board, BoardRow, Leaderboard
+from robustkit.analysis.leaderboard import Board, Leaderboard
 from robustkit.figures import PAGE, board_curves, svg
 from robustkit.reporting import html
 from robustkit.reporting.html import PageFigure
-from robustkit.reporting.wording import percent
+from robustkit.reporting.wording import board_in_words
 
 HEIGHT = 2.9
 """of a figure, in inches"""
@@ -56,20 +55,10 @@ def _section(number: int, board: Board) -> BoardSection:
 
 def _curves(board: Board, prefix: str) -> PageFigure:
     size = PAGE.single * 1.3, HEIGHT
-    drawing = svg(partial(board_curves, board=board), size, prefix, _spoken(board.rows))
+    drawing = svg(partial(board_curves, board=board), size, prefix, board_in_words(board.rows))
     seeds = " Seeds of a method share a colour." if _many_of_a_method(board) else ""
     return PageFigure(prefix, f"Robust accuracy against ε: {board.title}.{seeds}", Markup(drawing))
 
 
 def _many_of_a_method(board: Board) -> bool:
     return len({row.method for row in board.rows}) < len(board.rows)
-
-
-def _spoken(rows: Sequence[BoardRow]) -> str:
-    """The rows for those who cannot see them."""
-    return " ".join(
-        f"{row.name}: {percent(row.clean.value)} clean"
-        + "".join(f", {percent(e.value)} at ε = {level}" for level, e in row.robust.items())
-        + "."
-        for row in rows
-    )

@@ -8,6 +8,7 @@ from typing import Any
 from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
+from robustkit.data.transform import USUAL
 from robustkit.protocol import BUDGETLESS, KINDS, search_of
 from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
@@ -62,14 +63,13 @@ def together(parts: Sequence[Methods]) -> Methods:
     """Of several groups of results on one page."""
     paragraphs = tuple(text for part in parts for text in part.paragraphs)
     keys = tuple(key for part in parts for key in part.keys)
-    versions = sorted({part.version for part in parts})
-    return Methods(paragraphs, keys, ", ".join(versions))
+    return Methods(paragraphs, keys, _told(v for part in parts for v in part.version.split(", ")))
 
 
 def of_evaluations(evaluations: Sequence[Evaluation], clean: Estimate) -> Methods:
     """Of evaluations of the same images under the same protocol; `clean` tells the interval."""
-    header = evaluations[0].header
-    protocol, engine = header["protocol"], header["engine"]
+    header, engines = evaluations[0].header, [e.header["engine"] for e in evaluations]
+    protocol = header["protocol"]
     attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
     which = listed(list(dict.fromkeys(str(e.header["checkpoint"]["path"]) for e in evaluations)))
     proved = any(e.proved for e in evaluations)
@@ -82,10 +82,11 @@ def of_evaluations(evaluations: Sequence[Evaluation], clean: Estimate) -> Method
         *([_VERIFIED] if attacks else []),
         *(_spared(evaluations) if proved else ()),
         _intervals(clean.method),
-        _versions(engine, header.get("precision", "float32")),
+        *_software([e.header for e in evaluations]),
     ]
-    keys = [*_attack_keys(attacks, norm), *_engine_keys(engine), *_interval_keys(clean.method)]
-    return _methods(sentences, [*keys, *(BOUNDS if proved else ())], engine)
+    keys = [*_attack_keys(attacks, norm), *(key for e in engines for key in _engine_keys(e))]
+    keys += [*_interval_keys(clean.method), *(BOUNDS if proved else ())]
+    return _methods(sentences, keys, *engines)
 
 
 def of_audit(audit: Audit) -> Methods:
@@ -136,9 +137,15 @@ def of_study(outcome: Outcome) -> Methods:
     return _methods(sentences, keys, versions)
 
 
-def _methods(sentences: Iterable[str], keys: Iterable[str], engine: Mapping[str, Any]) -> Methods:
+def _methods(sentences: Iterable[str], keys: Iterable[str], *engines: Mapping[str, Any]) -> Methods:
     paragraph = " ".join(filter(None, sentences))
-    return Methods((paragraph,), tuple(keys), str(engine.get("robustkit", "")))
+    version = _told(str(engine.get("robustkit", "")) for engine in engines)
+    return Methods((paragraph,), tuple(dict.fromkeys(keys)), version)
+
+
+def _told(versions: Iterable[str]) -> str:
+    """Each version once."""
+    return ", ".join(sorted(set(filter(None, versions))))
 
 
 # ---- sentences
@@ -147,7 +154,37 @@ def _methods(sentences: Iterable[str], keys: Iterable[str], engine: Mapping[str,
 def _images(data: Mapping[str, Any]) -> str:
     n = data.get("n")
     count = f"{n:,} " if isinstance(n, int) else ""
-    return f"{count}{data.get('split')} images of {data.get('title') or data.get('name')}"
+    whose = data.get("title") or data.get("name")
+    return f"{count}{data.get('split')} images of {whose}{_made(data)}{_subset(data)}"
+
+
+def _made(data: Mapping[str, Any]) -> str:
+    """How they were made: ', resized to 256 (shorter side, bilinear, Pillow) and cropped to …'."""
+    made = data.get("transform") or {}
+    whole = made.get("pipeline") or made
+    size, crop, fit = whole.get("resize"), whole.get("crop"), whole.get("fit", "stretched")
+    steps = []
+    if not whole.get("library") and whole.get("channels"):
+        steps.append("converted to grey" if whole["channels"] == 1 else "converted to RGB")
+    if size:
+        side = "shorter side, " if isinstance(size, int) else ""
+        how = f"{side}{whole.get('interpolation') or USUAL}, {whole.get('by', 'Pillow')}"
+        steps.append(f"resized to {_sides(size)} ({how}{f', {fit}' * (fit != 'stretched')})")
+    if crop:
+        steps.append(f"cropped to {_sides([crop, crop] if isinstance(crop, int) else crop)}")
+    by = f", as {whole['processor']} of {whole['library']} does" if whole.get("library") else ""
+    return f", {listed(steps)}{by}" if steps else ""
+
+
+def _sides(size: int | Sequence[int]) -> str:
+    return f"{size}" if isinstance(size, int) else "×".join(map(str, size))
+
+
+def _subset(data: Mapping[str, Any]) -> str:
+    """Of how many of the network's classes there are images, where not of all."""
+    found = ((data.get("source") or {}).get("class_map") or {}).get("numbers") or {}
+    some, all_ = len(set(found.values())), len(data.get("classes") or ())
+    return f" ({some:,} of the {all_:,} classes)" if 0 < some < all_ else ""
 
 
 def _budgets(protocol: Mapping[str, Any]) -> list[str]:
@@ -177,19 +214,17 @@ def _protocols(protocols: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     Every panel counts its own protocol alone.
     """
     several = len(protocols) > 1
-    threats, orders = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-    attacks = []
+    threats, attacks, orders = (defaultdict[str, list[str]](list) for _ in range(3))
     for name, protocol in protocols.items():
         resolved = protocol["resolved"]
         own = resolved["attacks"]
         threat, listing = _attacked(own, protocol["norm"], _budgets(protocol), resolved)
         threats[threat].append(name)
-        attacks.append(_of(listing, [name]) if several else listing)
+        attacks[listing].append(name)
         for order in _searched([(search_of(resolved), own)]):
             orders[order].append(name)
-    for text, of in threats.items():
+    for text, of in (*threats.items(), *attacks.items()):
         yield text if len(of) == len(protocols) else _of(text, of)
-    yield from attacks
     for text, of in orders.items():
         theirs = f"With {listed(of)}: {text[:1].lower()}{text[1:]}"
         yield text if len(of) == len(protocols) else theirs
@@ -294,6 +329,16 @@ def _intervals(method: str) -> str:
     """`method` is an estimate's: "Wilson, 95 %"."""
     name, keys = method.partition(",")[0], _interval_keys(method)
     return f"Accuracies are shares of all images, with 95\u00a0% intervals ({cited(keys) or name})."
+
+
+def _software(headers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Versions, device and precision: once where all agree, else with whose they are."""
+    found = defaultdict[str, dict[str, None]](dict)
+    for header in headers:
+        text = _versions(header["engine"], header.get("precision", "float32"))
+        found[text][str(header["checkpoint"]["path"])] = None
+    for text, of in found.items():
+        yield text if len(found) == 1 else _of(text, list(of))
 
 
 def _versions(engine: Mapping[str, Any], precision: str) -> str:

@@ -1,4 +1,4 @@
-"""Every number of a report, one row each."""
+"""The numbers of a report, one row each."""
 
 import csv
 import re
@@ -100,7 +100,7 @@ def numbers_csv(outcome: Outcome) -> bytes:
 
 
 def rows(outcome: Outcome) -> Iterator[NumberRow]:
-    """Every number of an outcome, in the order of the report."""
+    """The numbers of an outcome, in the order of the report."""
     yield from chain.from_iterable(map(_panel, outcome.panels))
     yield from chain.from_iterable(map(_judgement, outcome.judgements))
     yield from chain.from_iterable(map(_history, outcome.histories))

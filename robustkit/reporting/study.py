@@ -1,4 +1,4 @@
-"""The report of a study: a page, every number, tables and figures fit for a paper.
+"""The report of a study: a page, its numbers, tables and figures fit for a paper.
 
 What a report says follows from the outcome alone: no date, no network. The same outcome gives the
 same bytes. Every string is escaped.

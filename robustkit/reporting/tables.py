@@ -1,5 +1,6 @@
 """LaTeX tables for a paper; they need the package booktabs and nothing else."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustkit.analysis.outcome import Cost, Judgement, Line, Outcome, Panel
@@ -8,14 +9,14 @@ from robustkit.figures import level_text
 from robustkit.reporting.names import Names
 from robustkit.reporting.wording import (
     delta_in_points,
+    difference,
+    difference_ends,
     distance,
     distances,
     ends,
     in_points,
     interval,
     p_value,
-    signed,
-    tenths,
     tenths_of_all,
     verdict_in_words,
 )
@@ -51,6 +52,8 @@ _ESCAPES = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
+_LIGATURES = re.compile("(?<=[-–])(?=[-–])|(?<=[?!`])(?=`)|(?<=')(?=')|(?<=,)(?=,)")
+"""where LaTeX would make one sign of two"""
 _MARKS = {"better": "$^{+}$", "worse": "$^{-}$", "equivalent": "$^{=}$"}
 
 
@@ -59,8 +62,10 @@ def escaped(text: str) -> str:
 
     Letters that LaTeX's fonts lack need an engine and a font that have them.
     """
+    apart = _LIGATURES.sub("\0", shown(text))  # in which no such character is left
+    whole = apart.translate(_ESCAPES).replace("\0", "{}")
     # a bracket or a star after the end of a line would be taken for that line's option
-    whole = shown(text).translate(_ESCAPES).replace("[", "{[}").replace("*", "{*}")
+    whole = whole.replace("[", "{[}").replace("*", "{*}")
     return whole.replace(r"$\ell$$\infty$", r"$\ell_\infty$").replace(r"$\ell$$_", r"$\ell_")
 
 
@@ -192,7 +197,7 @@ def cost_table(costs: Sequence[Cost]) -> str:
     for c in costs:
         value, *ends = times(c.ratio)
         ratio = f"{value} ({' to '.join(ends)})"
-        gain = f"{signed(c.gain.value)} ({tenths(c.gain.low)} to {tenths(c.gain.high)})"
+        gain = f"{difference(c.gain)} ({difference_ends(c.gain)})"
         body.append([escaped(cell) for cell in (c.method, ratio, gain, c.where)])
     return tabular("cost and gain", "lrrl", ["method", "time", "gain", "at"], body)
 

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustkit.analysis.outcome import Judgement
+from robustkit.analysis.outcome import Judgement, Panel
+from robustkit.figures import level_text
 from robustkit.parsing import ends_in_percent, in_percent
 from robustkit.record import MeanPasses
 from robustkit.statistics import Comparison, Estimate
 from robustkit.statistics.comparison import faithful
 from robustkit.summary import attack_labels
+
+if TYPE_CHECKING:
+    from robustkit.analysis.leaderboard import BoardRow  # slow to import
 
 NOTHING = "–"
 """where there is no number"""
@@ -48,19 +52,58 @@ def signed(share: float, digits: int = 1) -> str:
     return f"+{text}" if share > 0 and text.strip("0.") else text
 
 
+def with_interval(estimate: Estimate) -> str:
+    """A share with its interval: '81.8 % (67.0 to 90.9)'."""
+    return f"{percent(estimate.value)} ({interval(estimate)})"
+
+
+def curves_in_words(panel: Panel) -> str:
+    """A panel's curves for those who cannot see them."""
+    told = []
+    for line in panel.lines:
+        levels = [level_text(value.level, panel.percent) for value in line.values]
+        shares = [with_interval(value.estimate) for value in line.values]
+        each = [f"{share} at {level}" for share, level in zip(shares, levels, strict=True)]
+        told += [f"{line.method}: {', '.join(each)}."] if each else []
+    return " ".join(told)
+
+
+def board_in_words(rows: Sequence["BoardRow"]) -> str:
+    """The rows of a leaderboard for those who cannot see its curves."""
+    return " ".join(
+        f"{row.name}: {percent(row.clean.value)} clean"
+        + "".join(f", {percent(e.value)} at ε = {level}" for level, e in row.robust.items())
+        + "."
+        for row in rows
+    )
+
+
+def difference(estimate: Estimate, delta: float | None = None) -> str:
+    """A difference of shares in points, with its sign; `delta` is what counts as none."""
+    return signed(estimate.value, _digits(estimate, delta))
+
+
+def difference_ends(estimate: Estimate, delta: float | None = None) -> str:
+    """The ends of its interval in points."""
+    digits = _digits(estimate, delta)
+    return f"{tenths(estimate.low, digits)} to {tenths(estimate.high, digits)}"
+
+
 def in_points(comparison: Comparison) -> str:
     """The difference of a comparison in points."""
-    if comparison.difference is None:
-        return NOTHING
-    return signed(comparison.difference.value, _digits(comparison))
+    found = comparison.difference
+    return NOTHING if found is None else difference(found, comparison.delta)
 
 
 def ends(comparison: Comparison) -> str:
     """The ends of its simultaneous interval in points."""
-    if comparison.difference is None:
-        return NOTHING
-    low, high = comparison.difference.low, comparison.difference.high
-    return " to ".join(tenths(end, _digits(comparison)) for end in (low, high))
+    found = comparison.difference
+    return NOTHING if found is None else difference_ends(found, comparison.delta)
+
+
+def with_ends(comparison: Comparison) -> str:
+    """The difference of a comparison in points, and its interval."""
+    return f"{in_points(comparison)} ({ends(comparison)})"
 
 
 def distance(size: float) -> str:
@@ -86,12 +129,11 @@ def p_value(p: float | None, comparison: Comparison) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.{_faithful([(p, alpha)], 3)}f}"
 
 
-def _digits(comparison: Comparison) -> int:
-    """Digits of points by which the interval is seen to lie where the verdict says."""
-    d, delta = comparison.difference, comparison.delta or 0.0
-    found = [] if d is None else [end for end in (d.low, d.high) if isfinite(end)]
-    pairs = [(100 * end, 100 * mark) for end in found for mark in (-delta, 0.0, delta)]
-    return _faithful(pairs, 1)
+def _digits(difference: Estimate, delta: float | None) -> int:
+    """Digits of points by which the interval is seen to lie on its side of 0 and of ±Δ."""
+    mark = delta or 0.0
+    found = [end for end in (difference.low, difference.high) if isfinite(end)]
+    return _faithful([(100 * end, 100 * at) for end in found for at in (-mark, 0.0, mark)], 1)
 
 
 def _faithful(pairs: Sequence[tuple[float, float]], least: int) -> int:

@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from robustkit.data.shelf import path_given
 from robustkit.errors import InputError
-from robustkit.files import is_file, read_text
+from robustkit.files import find, is_file, read_text
 from robustkit.models import names_code
 from robustkit.parsing import parse_toml
 from robustkit.protocol import budget_key, parse_protocol, protocol_options, search_of
@@ -53,7 +54,7 @@ def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]
         alike = own and name and of_file(name, own) and query.norm in (None, own["norm"])
         own = own if alike else None
     else:
-        path = query.attack if query.attack and of_file(query.attack, own) else own["name"]
+        path = query.attack if query.attack and of_file(query.attack, own) else _named(own)
         yield from (*protocol_options({**own, "name": path}), *_settings(own))
         asked = own["resolved"]
         yield from ("--target", asked["target"]) if asked["target"] != "none" else ()
@@ -64,6 +65,15 @@ def _attack(like: Mapping[str, Any] | None, query: RecordQuery) -> Iterable[str]
         texts = [*(entry["epsilon"] for entry in own["epsilons"]), *texts]
     for text in texts:
         yield from ("--epsilon", text)
+
+
+def _named(protocol: Mapping[str, Any]) -> str:
+    """A protocol by its name, or as a file, where that name now means another protocol or none."""
+    name = str(protocol["name"])
+    with suppress(InputError):
+        if not changed_since(str(find("attacks", name)), protocol):
+            return name
+    return f"{name}.toml"
 
 
 def _same(protocol: Mapping[str, Any], query: RecordQuery) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.data.source import WHOLE
+from robustkit.data.transform import USUAL
 from robustkit.errors import InputError
 from robustkit.protocol import budget_key, by_transfer, protocol_in_words, symbol
 from robustkit.protocol.file import towards
@@ -169,12 +170,59 @@ def _different(
     nearest = min(own, key=lambda one: sum(x != y for x, y in zip(one, usual, strict=True)))
     how = difference(nearest, usual)
     made = network.records[0].checkpoint
+    if prepared := otherwise_prepared(own[nearest].header["data"], like.header["data"]):
+        return f"{network.name} and {model.name} were evaluated on the same images, {prepared}"
     run = evaluate_command(_path(network), like.header, runs, query, made)
     clean = "compare --at clean, or " if nearest.data == usual.data else ""
     return (
         f"{network.name} was evaluated {how} than {model.name}: {in_words(own[nearest].header)}; "
         f"{in_words(like.header)}; {clean}run: {run}"
     )
+
+
+def otherwise_prepared(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """How images that networks' libraries prepare for them differ, and what would make them alike.
+
+    "": they do not, or no library does. The command that evaluates a network prepares its images
+    as its own library does, which is how they came to differ.
+    """
+    same = all(one[key] == other[key] for key in ("name", "split", "n", "source"))
+    if not same or not any("pipeline" in entry["transform"] for entry in (one, other)):
+        return ""
+    parts, others = (_prepared(entry["transform"]) for entry in (one, other))
+    differs = [
+        f"{key} {_in_words(parts[key])} against {_in_words(others[key])}"
+        for key in parts
+        if key in others and parts[key] != others[key] and key not in ("library", "processor")
+    ]
+    if one["digest"] == other["digest"] or not differs:
+        return ""
+    told = f"prepared otherwise: {', '.join(differs)}"
+    if "torch" in (parts["by"], others["by"]):  # whose resizing no option replaces
+        return told
+    return f"{told}; evaluate both with the same --resize, --crop and --interpolation"
+
+
+def _prepared(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How images are made, in a pipeline's terms."""
+    if (pipeline := made.get("pipeline")) is not None:
+        whole: Mapping[str, Any] = pipeline
+        return whole
+    side, resize = made.get("crop"), made.get("resize")
+    return {
+        "resize": resize,
+        "interpolation": made.get("interpolation", USUAL),
+        "by": "Pillow",
+        "crop": None if side is None else [side, side],
+        "upright": False,
+        "on_white": False,
+    }
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "×".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def difference(one: Condition, other: Condition) -> str:

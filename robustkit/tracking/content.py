@@ -202,5 +202,5 @@ def _figure(found: Shown, **how: Any) -> Callable[[], bytes] | None:
     shown = view(found, **how)
     if shown.draw is None:
         return None
-    draw, (_, height) = shown.draw, shown.size
+    draw, (_, height) = shown.draw, shown.size()
     return lambda: figures.render(draw, "tracked", style="neurips", height=height)["png"]

@@ -15,8 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
 from robustkit.checkpoint import save_checkpoint
-from robustkit.data import Dataset
-from robustkit.data.shelf import path_given
+from robustkit.data.shelf import resolved_path
 from robustkit.data.subset import TrainingData, held_out_doubles, prepare_training_data
 from robustkit.device import device as find_device
 from robustkit.errors import InputError, TrainingFailed
@@ -170,7 +169,7 @@ class _Training:
         )
         # which images of a data set they were is told, and no part of the digest: pixels are
         told = {"robustkit": version("robustkit"), "split": config.data.split}
-        if (path := _path_of(config.data)) is not None:
+        if (path := resolved_path(config.data.title, config.data.source)) is not None:
             told["path"] = path
         return key.plain() | {"digest": key.digest} | told
 
@@ -379,12 +378,6 @@ class _Training:
             training=record,
             **names,
         )
-
-
-def _path_of(data: Dataset) -> str | None:
-    """Where the images were read, for later; None of those that a name stands for, or in memory."""
-    path = path_given(data.title, data.source)
-    return None if path is None else str(Path(path).resolve())
 
 
 def bench(config: TrainingConfig, device: str = "auto") -> Callable[[int], None]:

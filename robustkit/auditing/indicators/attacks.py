@@ -254,7 +254,7 @@ COMPARED = (
         "Carlini et al. 2019; Athalye et al. 2018; AutoAttack's 0.002 for black-box attacks",
         _transfer,
         STRONGER,
-        doubts="white",
+        attacks=True,
     ),
     Indicator(
         "noise-beats-gradient",
@@ -270,7 +270,7 @@ COMPARED = (
         "AutoAttack's check_square_sr (Croce and Hein 2020); Athalye et al. 2018, section 3.1",
         _black,
         STRONGER,
-        doubts="white",
+        attacks=True,
         threats="gradients",
     ),
 )
@@ -298,7 +298,6 @@ OPTIMISED = (
         "I4 of Pintor et al. 2022, incomplete optimisation, as coded, on the images that survived",
         _incomplete,
         ("longer",),
-        doubts="white",
         threats="balls",
     ),
     Indicator(
@@ -330,7 +329,7 @@ OPTIMISED = (
         "Carlini et al. 2019: double the iterations and see no change",
         _more_steps,
         ("longer",),
-        doubts="white",
+        attacks=True,
     ),
     Indicator(
         "more-restarts",
@@ -338,6 +337,6 @@ OPTIMISED = (
         "Carlini et al. 2019: double the restarts and see no change",
         _more_restarts,
         ("longer",),
-        doubts="white",
+        attacks=True,
     ),
 )

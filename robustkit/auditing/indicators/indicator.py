@@ -46,10 +46,11 @@ class Indicator:
     look: Callable[[AuditContext, float], IndicatorEvidence]
     """of a context and the threshold; raises Unexaminable or NotApplicable"""
     adaptive_attacks: tuple[AdaptiveAttack, ...] = ()
-    """tried in turn when it fires; without any, what fired stays unresolved"""
+    """tried in turn when it fires, where they are made for the threat"""
     fires: Literal["above", "below"] = "above"
-    doubts: Literal["plain", "white"] = "plain"
-    """whose robust accuracy is doubted"""
+    attacks: bool = False
+    """whether looking is itself an attack, whose finds decide where no adaptive attack is made for
+    the threat; without either, what fired stays unresolved"""
     threats: Literal["all", "gradients", "balls"] = "all"
     """of which threats it asks: of all; of those whose attacks go by gradients; or of balls alone,
     whose plain evaluation climbs the cross-entropy of points of the ball"""

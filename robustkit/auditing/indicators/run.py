@@ -17,8 +17,11 @@ from robustkit.auditing.indicators import (
     Unexaminable,
 )
 from robustkit.auditing.indicators.claims import overlapping
+from robustkit.auditing.indicators.indicator import share
 from robustkit.auditing.outcome import IndicatorResult, IndicatorStatus
+from robustkit.auditing.wording import shares
 from robustkit.errors import EvaluationFailed, first_line
+from robustkit.protocol.norms import symbol
 
 BROKE = (EvaluationFailed, RuntimeError, TypeError, ValueError, IndexError)
 """what an unusual model may raise; it costs one result, not the audit"""
@@ -92,42 +95,56 @@ class _IndicatorRunner:
     def _treated(
         self, indicator: Indicator, evidence: IndicatorEvidence, limit: float
     ) -> IndicatorRun:
-        context = self.context
-        doubted = (
-            context.white
-            if indicator.doubts == "white" and context.white is not None
-            else context.plain
-        )
-        # only what the doubted attacks left counts: the question is whether they missed something
+        context, doubted = self.context, self._left()
+        # only what the other attacks left counts: the question is whether they missed something
         caught = self._caught(evidence) & doubted
         suspects = doubted if evidence.flagged is None else doubted & evidence.flagged
         fooled = caught & suspects
-        broke = []
-        for kind in indicator.adaptive_attacks:
+        kinds = adaptive.made_for(context.norm, indicator.adaptive_attacks)
+        said = [evidence.sentence, *self._beyond_plain()]
+        if indicator.adaptive_attacks and not kinds:
+            said.append(f"no adaptive attack is made for {symbol(context.norm)}")
+        answered = bool(kinds) or indicator.attacks
+        for kind in kinds:
             if kind == "unseen":
                 continue
             try:
                 fooled |= self._tried(kind, suspects & ~fooled)
             except BROKE as error:
-                broke.append(f"{adaptive.TITLES[kind]} failed: {first_line(error)}")
+                answered = False
+                said.append(f"{adaptive.TITLES[kind]} failed: {first_line(error)}")
         before = float(doubted.double().mean())
         after = float((doubted & ~fooled).double().mean())
         # no attack at all: accuracy on the unseen images stands in for "after"
-        if "unseen" in indicator.adaptive_attacks:
+        if "unseen" in kinds:
             unseen = ~overlapping(context)
             after = float(doubted[unseen].double().mean()) if unseen.any() else 0.0
         lost = round((before - after) * len(context))
         # a single image may be rounding's doing, however few there are
         little = lost <= 1 or lost < self.limits["settled"] * len(context)
-        status: IndicatorStatus = (
-            "resolved" if little and not broke and indicator.adaptive_attacks else "unresolved"
-        )
-        sentence = "; ".join([evidence.sentence, *broke])
+        status: IndicatorStatus = "resolved" if little and answered else "unresolved"
         # what looking has fooled elsewhere counts, too, and says nothing of what fired
         fooled = fooled | caught
+        told = "; ".join(said)
         return self._run(
-            indicator, evidence, limit, status, fooled, sentence, before=before, after=after
+            indicator, evidence, limit, status, fooled, told, before=before, after=after
         )
+
+    def _left(self) -> Tensor:
+        """What the audit's attacks by gradients left: whether they missed anything is asked of it.
+
+        The plain evaluation alone may have failed where others, on other losses, did not.
+        """
+        context = self.context
+        return context.plain if context.white is None else context.plain & context.white
+
+    def _beyond_plain(self) -> list[str]:
+        """That the plain evaluation alone left more; nothing where it did not."""
+        plain, left = self.context.plain, self._left()
+        if plain.equal(left):
+            return []
+        alone, all_ = shares(share(plain), share(left))
+        return [f"the plain evaluation left {alone}, all white-box attacks together {all_}"]
 
     def _tried(self, kind: AdaptiveAttack, suspects: Tensor) -> Tensor:
         """Which of these images an adaptive attack fools, of which some may be known already."""
@@ -151,6 +168,7 @@ class _IndicatorRunner:
         after: float | None = None,
     ) -> IndicatorRun:
         fired = status != "passed"
+        kinds = adaptive.made_for(self.context.norm, indicator.adaptive_attacks)
         result = IndicatorResult(
             indicator.name,
             indicator.title,
@@ -160,7 +178,7 @@ class _IndicatorRunner:
             limit,
             indicator.fires,
             sentence or evidence.sentence,
-            "; ".join(adaptive.TITLES[r] for r in indicator.adaptive_attacks) if fired else "",
+            "; ".join(adaptive.TITLES[kind] for kind in kinds) if fired else "",
             before,
             after,
             len(self.context) if evidence.n is None else evidence.n,

@@ -305,11 +305,10 @@ class _Planning:
         results: Sequence[Sequence[Tensor]],
         wrote: Sequence[Shape],
     ) -> None:
-        names = [name for name in node.outputs if name]
         outputs = []
-        if len(names) > len(results[0]):
+        if len(node.outputs) > len(results[0]):
             raise self._unsupported(node, NotImplementedError("with additional outputs"))
-        for place, name in enumerate(names):
+        for place, name in enumerate(node.outputs):
             shapes = [tuple(found[place].shape) for found in results]
             if wrote:
                 shapes[0] = wrote[place]
@@ -320,7 +319,8 @@ class _Planning:
                 results[1][place].dtype,
             )
             outputs.append(value.slot)
-            self.values[name] = value
+            if name:
+                self.values[name] = value
         self.steps.append(GraphStep(operation.call, inputs, tuple(outputs), operation.sizes))
 
     def _images(self, shapes: Sequence[Shape]) -> int | None:
@@ -368,8 +368,12 @@ def _attributes(call: Call) -> dict[str, Any]:
             "kernel_shape": list(size),
             "strides": found.get("strides", ones),
         }
-    if call.node.kind == "BatchNormalization" and found.get("training_mode", 0):
-        raise NotImplementedError("in training mode (export model.eval() instead)")
+    if call.node.kind == "BatchNormalization":
+        # without the attribute, further outputs say so
+        if found.get("training_mode", len(call.node.outputs) > 1 and call.node.version < 14):
+            raise NotImplementedError("in training mode (export model.eval() instead)")
+        if not found.pop("spatial", 1):
+            raise NotImplementedError("with spatial = 0, statistics of each pixel,")
     return found
 
 

@@ -13,6 +13,7 @@ from robustkit.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
+    from onnx.defs import OpSchema
 
 STANDARD = ("", "ai.onnx")
 """names of the domain of ONNX's own operations"""
@@ -20,6 +21,8 @@ FLOATS = (1, 10, 11, 16)
 """TensorProto's float, float16, double and bfloat16"""
 BYTES = 2
 """TensorProto's uint8"""
+TRAINS = "BatchNormalization"
+"""whose further outputs, declared, say before opset 14 that it takes the batch's statistics"""
 CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 """operations that run graphs of their own"""
 
@@ -36,6 +39,7 @@ class Node(NamedTuple):
     inputs: tuple[str, ...]
     """names of values, "" for one that is left out"""
     outputs: tuple[str, ...]
+    """names of values, "" for an optional one that nothing takes"""
     attributes: Mapping[str, Any]
     """plain numbers, texts, lists and arrays"""
     label: str
@@ -95,7 +99,7 @@ def read_graph(opened: OpenedModel, where: str) -> Graph:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     needed, values = _needed(model, set(ends.values()))
     nodes = tuple(
-        _node(index, node, opset, opened, where)
+        _node(index, node, opset, opened, where, values)
         for index, node in enumerate(model.graph.node)
         if index in needed
     )
@@ -138,7 +142,9 @@ def _needed(model: "ModelProto", ends: set[str]) -> tuple[set[int], set[str]]:
     return needed, values
 
 
-def _node(index: int, node: "NodeProto", opset: int, opened: OpenedModel, where: str) -> Node:
+def _node(
+    index: int, node: "NodeProto", opset: int, opened: OpenedModel, where: str, values: set[str]
+) -> Node:
     from onnx import defs
 
     label = shown(node.name[:120])
@@ -156,12 +162,29 @@ def _node(index: int, node: "NodeProto", opset: int, opened: OpenedModel, where:
             "onnxsim)"
         )
     try:
-        since = defs.get_schema(node.op_type, opset).since_version
+        schema = defs.get_schema(node.op_type, opset)
     except defs.SchemaError as error:
         raise CheckpointError(
             f"{where}: {made.place} does not exist in opset {opset}; export it again"
         ) from error
-    return made._replace(version=since, attributes=dict(_attributes(node, opened, where)))
+    return made._replace(
+        version=schema.since_version,
+        outputs=_taken(made, schema, values),
+        attributes=dict(_attributes(node, opened, where)),
+    )
+
+
+def _taken(node: Node, schema: "OpSchema", values: set[str]) -> tuple[str, ...]:
+    """An operation's outputs without optional ones that nothing takes, as a dropout's mask."""
+    outputs = list(node.outputs)
+    if node.kind == TRAINS:
+        return node.outputs
+    for place, formal in enumerate(schema.outputs[: len(outputs)]):
+        if formal.option == schema.FormalParameterOption.Optional and outputs[place] not in values:
+            outputs[place] = ""
+    while len(outputs) > 1 and not outputs[-1]:
+        outputs.pop()
+    return tuple(outputs)
 
 
 def _attributes(node: "NodeProto", opened: OpenedModel, where: str) -> Iterator[tuple[str, Any]]:

@@ -25,8 +25,12 @@ UNCHANGED = {
 }  # fmt: skip
 """the last version that differs from the library's newest in nothing but types, or in what torch
 does anyway: no window of `MaxPool` starts in the padding behind"""
-OLDER = {"MaxPool": 8}
-"""the library's oldest version, where the one before has only fewer outputs"""
+OLDER = {
+    "ArgMax": 11, "ArgMin": 11, "BatchNormalization": 9, "DepthToSpace": 11, "IsNaN": 13, "Max": 8,
+    "MaxPool": 8, "Mean": 8, "Min": 8, "Sum": 8,
+}  # fmt: skip
+"""the library's oldest version, where those before from opset 7 on have only fewer outputs, types
+or shapes, or an attribute that is seen to"""
 OPSETS = "7 to 23"
 """in which all these operations are supported"""
 OFFERED = frozenset(
@@ -37,7 +41,7 @@ OFFERED = frozenset(
         "GlobalAveragePool", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish",
         "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu",
         "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Mean", "Min",
-        "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "ScatterND",
+        "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round",
         "Selu", "Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub",
         "Sum", "Tan", "Tanh", "Where", "Xor",
     )
@@ -72,16 +76,7 @@ def converted(
     Raises:
         NotImplementedError, KeyError, ValueError: of the library, for a setting it does not know.
     """
-    versions = [node.version]
-    if node.version <= UNCHANGED.get(node.kind, 0):
-        versions += range(node.version - 1, 0, -1)
-    if node.kind in OLDER and node.version < OLDER[node.kind]:
-        versions.append(OLDER[node.kind])
-    converter = None
-    for version in versions:
-        with suppress(NotImplementedError):
-            converter = get_converter(node.kind, version)
-            break
+    converter = converter_of(node.kind, node.version)
     if node.kind not in OFFERED or converter is None:
         return None
     names = [f"x{i}" if name else "" for i, name in enumerate(node.inputs)]
@@ -91,6 +86,19 @@ def converted(
     return Converted(
         found.torch_module, tuple(names.index(name) for name in found.onnx_mapping.inputs if name)
     )
+
+
+def converter_of(kind: str, version: int) -> Any:
+    """The library's converter for an operation as it came to be in an opset; None: it has none."""
+    versions = [version]
+    if version <= UNCHANGED.get(kind, 0):
+        versions += range(version - 1, 0, -1)
+    if version < OLDER.get(kind, 0):
+        versions.append(OLDER[kind])
+    for one in versions:
+        with suppress(NotImplementedError):
+            return get_converter(kind, one)
+    return None
 
 
 def _graph(

@@ -246,6 +246,36 @@ def _gathered(x: Tensor, dim: int, places: tuple[int, ...], shape: tuple[int, ..
     return taken.reshape(*x.shape[:dim], *shape, *x.shape[dim + 1 :])
 
 
+def _scatter(call: Call) -> Operation:
+    """Slices of a value replaced, as torch's exporter writes x[:, i] = y."""
+    if call.get("reduction", "none") != "none":
+        raise NotImplementedError("with a reduction")
+    indices = call.array(1)
+    depth = indices.shape[-1]
+    sizes: tuple[int, ...] = ()
+    for place, first in ((2, indices.ndim - 1), (0, depth)):
+        value = call.values[place]
+        if isinstance(value, Computed):
+            call.rank(place)
+            if 0 <= value.axis < first:
+                raise Inflexible("only some of the images are replaced")
+            sizes = value.shapes[1]
+        elif value is not None:
+            sizes = value.arrays[1].shape
+    places = [
+        tuple(int(at) % size for at in column)
+        for column, size in zip(indices.reshape(-1, depth).T, sizes, strict=False)
+    ]
+    return Operation(partial(_replaced, places=places, shape=indices.shape[:-1]), (0, 2))
+
+
+def _replaced(
+    x: Tensor, updates: Tensor, places: list[tuple[int, ...]], shape: tuple[int, ...]
+) -> Tensor:
+    where = tuple(torch.tensor(at, device=x.device).reshape(shape) for at in places)
+    return x.index_put(where, updates)
+
+
 def _pad(call: Call) -> Operation:
     rank = call.rank()
     pads = call.whole(1, "pads") or []
@@ -299,6 +329,7 @@ MOVES: Mapping[str, Callable[[Call], Operation]] = {
     "Identity": lambda call: Operation(same, (0,)),
     "Pad": _pad,
     "Reshape": _reshape,
+    "ScatterND": _scatter,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
