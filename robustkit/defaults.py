@@ -13,7 +13,8 @@ def torch_defaults(*, device: bool = True) -> Iterator[None]:
     In bfloat16 a budget of 0.1 is 0.1001, beyond which nothing counts, and a network is built of
     other numbers than its file has. A generator of the processor fills no tensor of a GPU.
 
-    The default type is the whole process's: what another thread makes meanwhile is of float32, too.
+    The default type is the whole process's: what another thread makes meanwhile is of float32, too,
+    and calls in several threads at once need float32 as the program's own.
 
     Args:
         device: whether the processor is set; otherwise the device stays, unless code of others

@@ -13,10 +13,11 @@ from robustkit import protocol as protocols
 from robustkit.attacks import Block, Outcomes, attack_block, in_budget
 from robustkit.attacks.draws import generator, in_ball, on_sphere
 from robustkit.attacks.gradient import ASCENT
-from robustkit.attacks.library import foolbox, foolbox_model, seeded
+from robustkit.attacks.library import foolbox, foolbox_model
 from robustkit.attacks.search import Search
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.geometry import distance, project, steepest_step
+from robustkit.seeding import seeded
 
 NORMS = list(DUAL)
 

@@ -9,12 +9,12 @@ from torch.nn.functional import max_pool2d, relu
 
 import robustkit
 from robustkit.attacks import SearchNetwork, attack_block, in_budget, search_network
-from robustkit.attacks.library import seeded
 from robustkit.attacks.pooling import max_pool
 from robustkit.attacks.prepared import PreparedNetwork, pays, prepare
 from robustkit.attacks.rewriting import rewritten
 from robustkit.checkpoint.adapter import Classifier, freeze, replica, wrap
 from robustkit.network import answer, gradient
+from robustkit.seeding import seeded
 
 PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
 

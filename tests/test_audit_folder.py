@@ -250,7 +250,7 @@ def policy(tmp_path, rule):
 def test_a_rule_of_another_audit_is_refused_before_any_work(audit, tmp_path, monkeypatch):
     monkeypatch.setattr(calls, "run_audit", None)
     gate = policy(tmp_path, 'robust = "l2:0.5"')
-    with pytest.raises(InputError, match="the audit is in linf; audit in l2, too"):
+    with pytest.raises(InputError, match="the audit is in linf; give --norm l2, and the rules"):
         audit(net(), pictures(), policy=gate)
     gate.write_text('title = "gate"\n[[require]]\nnot_worse_than = "b.pt"\nby_more_than = 0.1\n')
     with pytest.raises(InputError, match=r"give --against b\.pt"):

@@ -33,7 +33,6 @@ from torch import nn
 
 import robustkit
 from robustkit import protocol as protocols
-from robustkit.attacks.library import seeded
 from robustkit.auditing import adaptive
 from robustkit.auditing.ascent import (
     GradientView,
@@ -48,11 +47,12 @@ from robustkit.auditing.straight_through import blocked, straight_through
 from robustkit.auditing.thresholds import checked
 from robustkit.auditing.trained import all_seen
 from robustkit.checkpoint import read_checkpoint
-from robustkit.data import load_dataset
+from robustkit.data import from_arrays, load_dataset
 from robustkit.errors import InputError
 from robustkit.evaluation.model import SeenImages
 from robustkit.models.lenet5 import LeNet5
 from robustkit.protocol import FGSM, PGD
+from robustkit.seeding import seeded
 
 N = 10
 NAMES = [indicator.name for indicator in INDICATORS]
@@ -463,6 +463,15 @@ def test_what_a_record_says_of_the_audited_images(name, split, digest, stem, who
     assert (
         all_seen(SimpleNamespace(header={"trained_on": stem}, trained_on=told), images) is seen_all
     )
+
+
+def test_images_that_an_audit_shuffles_are_known_as_those_that_were_trained_on_as_given():
+    images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 2, 2)
+    given = from_arrays(images, np.array([0, 0, 1, 1, 2, 2]), name="mine")
+    audited = given.shuffled()
+    assert audited.ids != given.ids
+    assert SeenImages("mine", "all", given.digest).are(audited)
+    assert not SeenImages("mine", "all", given.take(range(5)).digest).are(audited)
 
 
 def test_training_images_are_told_and_left_out():

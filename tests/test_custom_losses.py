@@ -70,6 +70,12 @@ def penalised(model, images, labels):
     (slope,) = torch.autograd.grad(value, x, create_graph=True)
     return value + slope.square().sum()
 
+def added(model, images, labels):
+    delta = torch.nn.Parameter(torch.zeros_like(images))
+    value = cross_entropy(model(images + delta), labels)
+    (slope,) = torch.autograd.grad(value, delta, create_graph=True)
+    return value + slope.square().sum()
+
 def attacked(model, images, labels):
     x = (images + 0.1).requires_grad_()
     (slope,) = torch.autograd.grad(cross_entropy(model(x), labels), x)
@@ -231,7 +237,9 @@ def test_a_parameter_of_the_losss_own_is_refused(ask, tmp_path, function, size):
     assert not (tmp_path / "a.safetensors").exists()
 
 
-@pytest.mark.parametrize("function", ["detached", "penalised", "attacked", "at_the_images"])
+@pytest.mark.parametrize(
+    "function", ["detached", "penalised", "added", "attacked", "at_the_images"]
+)
 def test_what_is_made_in_a_call_and_gone_after_it_is_no_parameter(ask, tmp_path, function):
     assert train(ask(function), tmp_path / "a.safetensors").record["history"]
 

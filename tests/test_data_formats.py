@@ -773,6 +773,8 @@ def test_a_column_says_which_rows_are_of_which_split(tmp_path, make, names):
             expected,
         )
         data.images(0, len(rows))  # which are those of the ids
+    assert set(load_dataset(path, split="all").ids) == set(every)
+    assert load_dataset(path, split="Val").ids == (every[4],)
     with one_line("no rows in the split 'extra'; it has: '?test'?, '?train'?, '?val"):
         load_dataset(path, split="extra")
 

@@ -19,7 +19,6 @@ from helpers.crews import FakeRay, Playground, TakingTurns, nodes
 
 from robustkit import device as naming
 from robustkit import evaluate, models, read_checkpoint, record
-from robustkit.attacks.library import seeded
 from robustkit.cli import guard
 from robustkit.device import devices
 from robustkit.errors import EvaluationFailed, InputError
@@ -28,6 +27,7 @@ from robustkit.parallel import cluster
 from robustkit.parallel.crew import Workplace
 from robustkit.parallel.parcel import pack
 from robustkit.parallel.processes import Processes
+from robustkit.seeding import seeded
 
 HERE = [Workplace("cpu", 1)]
 LEVELS = ["1/50", "1/10", "1/5"]

@@ -135,6 +135,22 @@ def test_several_evaluations_each_have_their_precision_device_and_versions():
     assert words(of_evaluations([first, second], first.clean())).count("Software: ") == 1
 
 
+CROPPED = {"library": "timm 1.0", "processor": "create_transform", "crop": [224, 224]}
+
+
+def test_what_a_library_does_is_told_of_images_that_it_made():
+    """Not of a level that is left as it was published, nor of a network with options of its own."""
+    first, second = map(evaluation, ("a.pt", "b.pt"))
+    data = first.header["data"] | {"transform": {"pipeline": CROPPED}}
+    level = data | {"source": {"corruption": "fog", "severity": 1}}
+    assert "cropped to 224×224. " in words(of(first, data=level))
+    theirs = replace(first, header=first.header | {"data": data})
+    own = second.header["data"] | {"transform": {"crop": 224}}
+    other = replace(second, header=second.header | {"data": own})
+    assert "timm 1.0 does. " in words(of_evaluations([theirs, theirs], first.clean()))
+    assert "cropped to 224×224. " in words(of_evaluations([theirs, other], first.clean()))
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -161,6 +177,11 @@ def test_several_evaluations_each_have_their_precision_device_and_versions():
             },
             ", resized to 256×224 (nearest, torch, contain), as ViTImageProcessor of transformers "
             "5.1 does",
+        ),
+        (
+            {"crop": 192, "pipeline": CROPPED | {"crop": [192, 192]}},
+            ", cropped to 192×192, as create_transform of timm 1.0 does, but with crop 192 as "
+            "asked",
         ),
     ],
 )
@@ -372,6 +393,11 @@ def test_a_published_study_tells_what_its_networks_were_trained_on_and_judged_by
     published, name, said
 ):
     assert said in published(name)
+
+
+def test_names_that_have_a_comma_themselves_are_told_apart(published):
+    [compared] = [t for t in published("gradient-compression-processes") if "We compared" in t]
+    assert compared.startswith("We compared plain; one-bit; one-bit, 4 processes; ")
 
 
 @pytest.mark.parametrize(

@@ -658,6 +658,19 @@ def test_the_commands_data_set_chooses_among_a_folders_evaluations(tmp_path, cho
         findings_of_records(other, tmp_path, "command")
 
 
+def test_a_study_that_names_no_data_makes_claims_about_what_is_chosen(tmp_path):
+    for seed in range(2):
+        data = {"name": "d", "digest": "d", "n": 20, "split": "test", "source": None}
+        made = {"loss": "a", "seed": seed, "weights": f"{seed}", "label_noise": 0.0}
+        right = np.ones(20, dtype=bool)
+        rows(tmp_path, f"d{seed}", right, beside={"data": data}, data_fraction=1.0, **made)
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS.replace('data = "d"', "") + CLAIM.format(says="better"))
+    study = spec.load_study(str(path), {"test": {"data": "d"}})
+    found = findings_of_records(study, tmp_path, "command")
+    assert not [note for note in found.notes if "claims are about" in note]
+
+
 @pytest.mark.parametrize(
     ("norm", "taken", "told"),
     [

@@ -103,7 +103,9 @@ def _other_images(study: Study, headers: Iterable[Mapping[str, Any]]) -> Iterabl
     """That the images are not those that the study's claims are about."""
     if not study.claims:
         return
-    own = parse_toml(study.text)["test"]["data"]  # as the file has it, whatever is chosen here
+    own = parse_toml(study.text).get("test", {}).get("data")  # whatever is chosen here
+    if own is None:
+        return
     others = (h["data"]["name"] for h in headers if not called(own, h["data"]))
     for name in dict.fromkeys(others):
         yield f"The study's claims are about {own}; these evaluations are of {name}."

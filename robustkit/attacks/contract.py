@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.company import crowd, turned, turned_back, usual
-from robustkit.attacks.library import drawn, seeded
+from robustkit.attacks.library import drawn
 from robustkit.checkpoint.adapter import OneByOne, classifier, replica
 from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
 from robustkit.network import apart, spread
+from robustkit.seeding import seeded
 
 FEW = 16
 """images that are passed; with their negatives they are the company of each other"""

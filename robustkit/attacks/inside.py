@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.build import build_search
-from robustkit.attacks.library import seeded
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.attacks.step_model import SearchNetwork
 from robustkit.errors import NetworkFailed
 from robustkit.network import answer
 from robustkit.protocol import Protocol
+from robustkit.seeding import seeded
 
 INSIDE = 0.001
 """of the way from 0 and 1 inwards: less than a step of 8 bits"""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks.contract import AGAIN, COMPANY, FEW, REMEMBERS, WRAPPED, check_contract
-from robustkit.attacks.library import seeded
 from robustkit.checkpoint.adapter import classifier
 from robustkit.errors import InputError, NetworkFailed
 from robustkit.network import apart, spread
+from robustkit.seeding import seeded
 
 
 class NetworkChanged(InputError):

@@ -14,7 +14,7 @@ from robustkit.attacks.block import Block, batches
 from robustkit.attacks.build import build_minimal_norm
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.forecast import BlockForecast, Standing
-from robustkit.attacks.library import DecidedOnce, Elsewhere, foolbox, foolbox_model, seeded
+from robustkit.attacks.library import DecidedOnce, Elsewhere, foolbox, foolbox_model
 from robustkit.attacks.passes import CountedNetwork
 from robustkit.attacks.starting import nearest_start
 from robustkit.attacks.verdicts import Verifier
@@ -22,6 +22,7 @@ from robustkit.attacks.victim import Victim
 from robustkit.errors import EvaluationFailed
 from robustkit.network import answer, asked
 from robustkit.protocol import Attack, Boundary, DeepFool, HopSkipJump, Protocol, SigmaZero
+from robustkit.seeding import seeded
 
 ONE_BY_ONE = (Boundary, HopSkipJump)
 """kinds whose foolbox code shares draws and norms over the batch: image by image, so that a result

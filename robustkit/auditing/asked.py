@@ -99,7 +99,10 @@ def unanswerable(
             text = rule.robust if isinstance(rule, RobustRule) else rule.certified
             own, size = parse_threat(text, "policy")
             if own != norm:
-                raise InputError(f"policy: {written}: the audit is in {norm}; audit in {own}, too")
+                raise InputError(
+                    f"policy: {written}: the audit is in {norm}; give --norm {own}, and the rules "
+                    "of each norm in a file of their own"
+                )
             if why := _unknown_at(rule, plan, norm, budgets, parse_epsilon(size)):
                 found.append(f"the rule {written} will fail, whatever the network: {why}")
     return found

@@ -11,10 +11,10 @@ from torch import Tensor
 from robustkit.attacks import Block, SearchNetwork, attack_block, draws_at_random, in_budget
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
-from robustkit.attacks.library import seeded
 from robustkit.errors import EvaluationFailed
 from robustkit.geometry import distance
 from robustkit.protocol import Epsilon, Norm, Protocol
+from robustkit.seeding import seeded
 
 T = TypeVar("T")
 OtherAttack = Literal["fgsm", "random", "black", "transfer"]

@@ -14,7 +14,6 @@ from robustkit import evaluation
 from robustkit import protocol as protocols
 from robustkit.attacks import draws_at_random
 from robustkit.attacks.draws import seed_of
-from robustkit.attacks.library import seeded
 from robustkit.auditing.outcome import Family, Level, Stage
 from robustkit.auditing.plan import AuditPlan, StageSpec, no_version
 from robustkit.auditing.wording import counted
@@ -40,6 +39,7 @@ from robustkit.protocol import (
 from robustkit.protocol.words import attack_in_words, attacks_in_words
 from robustkit.record import Evaluation, Example, mean_passes
 from robustkit.record.columns import integers
+from robustkit.seeding import seeded
 from robustkit.statistics import proportion
 
 Bools = npt.NDArray[np.bool_]

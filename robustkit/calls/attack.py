@@ -14,7 +14,6 @@ from robustkit.attacks.contract import FEW, check_contract
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.lasting import unchanged
-from robustkit.attacks.library import seeded
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
 from robustkit.checkpoint.adapter import OneByOne, classifier
@@ -37,6 +36,7 @@ from robustkit.protocol import (
     protocol_of,
     resolve_budgets,
 )
+from robustkit.seeding import seeded
 
 INSTEAD = ", or attack it with image_by_image=True"
 """what can be done where logits depend on the batch, and the network stays as it is"""

@@ -51,7 +51,7 @@ class _Command(TyperCommand):
 
 
 ONCE = {
-    "--attack": "it takes one: evaluate once for each, or put all attacks in one protocol",
+    "--attack": "it takes one protocol, whose file may have several attacks",
     "--claim": "an audit judges one: run it once for each",
     "--claim-from": "an audit judges one claim: run it once for each",
     "--corruptions": "it takes one folder",

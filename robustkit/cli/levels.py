@@ -72,7 +72,10 @@ def _show_levels(
         if epsilon is None and (mce := found.mce) is not None:
             say(f"mean corruption error (mCE) {in_percent(mce)}, each error divided by AlexNet's")
         elif epsilon is None and found.is_imagenet_c:
-            say("no mean corruption error (mCE): images were resized, and AlexNet's were not")
+            say(
+                "no mean corruption error (mCE): images were resized or cropped, and AlexNet's "
+                "were not"
+            )
     folder = evaluations[0].path and evaluations[0].path.parent
     say(f"records: {len(evaluations)} in {folder}")
 

@@ -20,6 +20,7 @@ ALEXNET = {
 """its mean error over the severities of ImageNet-C, by which a network's is divided; as published
 with Hendrycks and Dietterich 2019"""
 IMAGENET_CLASSES = 1000
+IMAGENET_SIDE = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class CorruptionTable:
     counted: tuple[str, ...]
     """the corruptions that the means are over: the benchmark's fifteen, if all are there"""
     of_imagenet: bool
-    resized: bool = False
+    altered: bool = False
     """whether any images are others than those that were published"""
 
     def error(self, corruption: str) -> float:
@@ -63,7 +64,7 @@ class CorruptionTable:
 
         None unless these are all levels of ImageNet-C, as published.
         """
-        if self.resized or not self.is_imagenet_c:
+        if self.altered or not self.is_imagenet_c:
             return None
         return sum(self.error(name) / ALEXNET[name] for name in NAMES) / len(NAMES)
 
@@ -79,7 +80,7 @@ def tabulate(
     """The levels of one network, without an attack or at a budget."""
     rows: dict[str, dict[int | None, Estimate]] = {}
     classes: set[int] = set()
-    resized = False
+    altered = False
     for record in records:
         source: Mapping[str, Any] = record.header["data"]["source"]
         bound = 0.0 if epsilon is None else float(epsilon)
@@ -88,9 +89,10 @@ def tabulate(
         rows.setdefault(source["corruption"], {})[source["severity"]] = accuracy
         classes.add(len(record.header["data"]["classes"]))
         made: Mapping[str, Any] = record.header["data"]["transform"]
-        resized |= bool(made.get("pipeline", made).get("resize"))
+        size = record.header["data"]["shape"][1:]
+        altered |= bool(made.get("pipeline", made).get("resize")) or size != [IMAGENET_SIDE] * 2
     table = arranged(rows, of_imagenet=classes == {IMAGENET_CLASSES})
-    return replace(table, resized=resized)
+    return replace(table, altered=altered)
 
 
 def arranged(

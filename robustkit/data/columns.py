@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from robustkit.data.labels import NumberedLabels, number_labels
 from robustkit.data.shards import SplitFiles
-from robustkit.data.source import checked_labels
+from robustkit.data.source import WHOLE, checked_labels
 from robustkit.data.split import COLUMN, SPLITS, check_no_column
 from robustkit.errors import DataError, quoted
 
@@ -224,7 +224,8 @@ def rows_of(
         check_no_column(found, split, part.files[0])
         return None
     own = np.array([SPLITS.get(w, w) for w in itertools.chain.from_iterable(every[column])], object)
-    rows = np.flatnonzero(own == SPLITS.get(split, split))
+    wanted = SPLITS.get(split.lower(), split.lower())
+    rows = np.flatnonzero((own == wanted) | (wanted == WHOLE))
     if not len(rows):
         has = ", ".join(sorted(set(map(quoted, own))))
         raise DataError(f"{part.files[0]}: no rows in the split {split!r}; it has: {has}")

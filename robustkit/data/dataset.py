@@ -154,6 +154,10 @@ class Dataset(Shown):
         order = shuffled_by(list(map(_pixels_of, self.ids)))
         return replace(self.take(order.tolist()), order="digest-shuffled")
 
+    def as_stored(self) -> "Dataset":
+        """In the order in which the source has them."""
+        return replace(self.take(np.argsort(self._positions).tolist()), order="as stored")
+
     def take(self, rows: Sequence[int]) -> "Dataset":
         """These images alone, in this order, under the ids that they have here."""
         chosen = np.asarray(rows, np.int64)

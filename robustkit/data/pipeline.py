@@ -83,16 +83,18 @@ class Pipeline:
         return image if self.crop is None else self._cropped(image, self.crop)
 
     def effective(self, shapes: Iterable[Shape]) -> "Pipeline":
-        """The pipeline itself: all of it is on record."""
-        del shapes
-        return self
+        """The pipeline without a resize that changes no image; all else is on record."""
+        sizes = [shape[1:] for shape in shapes]
+        return self._without_resize(all(size == self._resized(*size) for size in sizes))
 
     def unresized(self, shapes: Iterable[Shape]) -> "Pipeline":
         """Without the resize, where all images have the crop's size, or would keep their own."""
         sizes = [shape[1:] for shape in shapes]
-        if all(size in (self.crop, self._resized(*size)) for size in sizes):
-            return replace(self, resize=None, fit="stretched")
-        return self
+        kept = all(size in (self.crop, self._resized(*size)) for size in sizes)
+        return self._without_resize(kept)
+
+    def _without_resize(self, without: bool) -> "Pipeline":
+        return replace(self, resize=None, fit="stretched") if without else self
 
     def counted(self, shapes: Iterable[Shape]) -> dict[str, Any]:
         """What of it changes an image of these shapes, as JSON.

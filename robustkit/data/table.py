@@ -231,14 +231,14 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     rows = list(_cells(every, places, len(head), path, suspects))
     label, number = _label_columns(rows, [head[at].strip() for at in places.labels], path)
     numbers = {} if number is None else _numbers(rows, label, number, path)
-    wanted, found = SPLITS.get(split, split), []
+    wanted, found = SPLITS.get(split.lower(), split.lower()), []
     seen: set[str] = set()
     others: set[str] = set()
     for row in rows:
         if places.split is not None:
             own = SPLITS.get(row.split, row.split)
             seen.add(own)
-            if own != wanted:
+            if wanted not in (own, WHOLE):
                 others.add(row.labels[label])
                 continue
         picture = _picture(row.path, path.parent, f"{path}: line {row.line}")

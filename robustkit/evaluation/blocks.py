@@ -25,7 +25,6 @@ from robustkit.attacks.contract import FEW
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.lasting import FirstAnswers, NetworkChanged
-from robustkit.attacks.library import seeded
 from robustkit.attacks.planned import searched_passes
 from robustkit.attacks.prepared import pays
 from robustkit.data import Dataset
@@ -36,6 +35,7 @@ from robustkit.evaluation.probe import few_images
 from robustkit.evaluation.proving import Proving, Spent
 from robustkit.protocol import Epsilon, Protocol, labels_of
 from robustkit.record import Blocks, Example, FinishedBlock, table
+from robustkit.seeding import seeded
 
 T = TypeVar("T")
 FEWEST, EACH = 64, 2

@@ -113,7 +113,7 @@ def surrogate_warnings(
         device: the surrogate's.
         preprocessing: what its checkpoint says, as for `settled_by`.
     """
-    from robustkit.attacks.library import seeded  # torch
+    from robustkit.seeding import seeded  # torch
 
     starts = range(0, len(data), PIECE)
     if len(starts) > PIECES:

@@ -64,7 +64,8 @@ class SeenImages(NamedTuple):
         if named and data.split == WHOLE:
             place = resolved_path(data.title, data.source)
             named = place is not None and place == self.path
-        return named or data.digest == self.digest
+        # images in memory that stand by class: trained on as given, and shuffled by an audit
+        return named or self.digest in (data.digest, data.as_stored().digest)
 
 
 @dataclass(frozen=True, slots=True)

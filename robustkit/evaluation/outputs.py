@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from robustkit.attacks.library import seeded
 from robustkit.network import apart, spread
+from robustkit.seeding import seeded
 
 Outputs = npt.NDArray[np.float64]
 """logits, N × K"""

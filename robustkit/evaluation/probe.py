@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from robustkit.attacks.contract import FEW, PASSES, Contract, check_contract
-from robustkit.attacks.library import seeded
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
 from robustkit.checkpoint.readings import listed
@@ -20,6 +19,7 @@ from robustkit.evaluation.slopes import arrival, doubts, without_at_ends
 from robustkit.network import trains
 from robustkit.parsing import in_percent
 from robustkit.protocol import Protocol
+from robustkit.seeding import seeded
 from robustkit.statistics.estimate import counted
 
 ROUNDED = 1e-4

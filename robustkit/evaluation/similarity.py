@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks.library import seeded
 from robustkit.data import Dataset
 from robustkit.errors import DataError, EvaluationFailed
 from robustkit.network import answer
+from robustkit.seeding import seeded
 
 BATCH = 64
 FOLDS = 256

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from robustkit.attacks.contract import AGAIN, COMPANY, ROUNDING
 from robustkit.attacks.inside import zero_slopes
-from robustkit.attacks.library import drawn, seeded
+from robustkit.attacks.library import drawn
 from robustkit.attacks.prepared import compared, logits_and_gradient
 from robustkit.errors import NetworkFailed
 from robustkit.network import ROUNDED, answer, apart, gradient, spread
 from robustkit.parsing import in_percent
+from robustkit.seeding import seeded
 from robustkit.statistics.estimate import counted
 
 STEPS = (0.001, 1 / 255, 0.03, 0.1)

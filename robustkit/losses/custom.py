@@ -59,7 +59,7 @@ class CustomLoss(Loss):
                 known = {id(images), *map(id, inner.parameters())}
                 leaves = [leaf for leaf in _leaves(loss) if id(leaf) not in known]
                 del loss
-            if (shape := _lasting(leaves)) is not None:
+            if (shape := _lasting(leaves, images.shape)) is not None:
                 size = "×".join(map(str, shape)) or "a scalar"
                 raise InputError(
                     f"{self.name}: a parameter of the loss's own ({size}) would not be trained; "
@@ -200,12 +200,15 @@ def _leaves(value: Tensor) -> Iterator[Tensor]:
         found += [one for one, _ in node.next_functions if one is not None]
 
 
-def _lasting(leaves: list[Tensor]) -> tuple[int, ...] | None:
+def _lasting(leaves: list[Tensor], batch: torch.Size) -> tuple[int, ...] | None:
     """The shape of a leaf that is a parameter, or there after the call; those left are taken away.
 
-    Of the others are images that are attacked, or by which a gradient is penalised.
+    Of the others are images that are attacked, or by which a gradient is penalised, and what is
+    added to the `batch`.
     """
-    shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, nn.Parameter)]
+    own = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and leaf.shape != batch]
+    shapes = [tuple(leaf.shape) for leaf in own]
+    del own
     known = [weakref.ref(leaf) for leaf in leaves]
     leaves.clear()
     gc.collect()  # what a function leaves in a cycle lasts no longer

@@ -9,6 +9,7 @@ from robustkit.analysis.outcome import Outcome
 from robustkit.auditing.completed import completed
 from robustkit.auditing.outcome import Audit
 from robustkit.data.transform import USUAL
+from robustkit.files import canonical
 from robustkit.protocol import BUDGETLESS, KINDS, search_of
 from robustkit.protocol.norms import symbol, within
 from robustkit.record import Evaluation
@@ -21,6 +22,7 @@ from robustkit.reporting.references import (
     cited,
 )
 from robustkit.reporting.wording import readable
+from robustkit.results.command import TRANSFORM
 from robustkit.statistics import Estimate
 from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import counted, percent
@@ -73,8 +75,9 @@ def of_evaluations(evaluations: Sequence[Evaluation], clean: Estimate) -> Method
     attacks, norm = protocol["resolved"]["attacks"], protocol["norm"]
     which = listed(list(dict.fromkeys(str(e.header["checkpoint"]["path"]) for e in evaluations)))
     proved = any(e.proved for e in evaluations)
+    alike = len({canonical(e.header["data"].get("transform")) for e in evaluations}) == 1
     sentences = [
-        f"We evaluated {which} on {_images(header['data'])}.",
+        f"We evaluated {which} on {_images(header['data'], by=alike)}.",
         *(_attacked(attacks, norm, _budgets(protocol), protocol["resolved"])),
         *_searched([(search_of(protocol["resolved"]), attacks)]),
         *([] if attacks else ["Nothing was attacked."]),
@@ -151,14 +154,15 @@ def _told(versions: Iterable[str]) -> str:
 # ---- sentences
 
 
-def _images(data: Mapping[str, Any]) -> str:
+def _images(data: Mapping[str, Any], *, by: bool = True) -> str:
+    """Which images: how many, of what, and how they were made; `by` which library's rule."""
     n = data.get("n")
     count = f"{n:,} " if isinstance(n, int) else ""
     whose = data.get("title") or data.get("name")
-    return f"{count}{data.get('split')} images of {whose}{_made(data)}{_subset(data)}"
+    return f"{count}{data.get('split')} images of {whose}{_made(data, by)}{_subset(data)}"
 
 
-def _made(data: Mapping[str, Any]) -> str:
+def _made(data: Mapping[str, Any], by: bool) -> str:
     """How they were made: ', resized to 256 (shorter side, bilinear, Pillow) and cropped to …'."""
     made = data.get("transform") or {}
     whole = made.get("pipeline") or made
@@ -172,8 +176,14 @@ def _made(data: Mapping[str, Any]) -> str:
         steps.append(f"resized to {_sides(size)} ({how}{f', {fit}' * (fit != 'stretched')})")
     if crop:
         steps.append(f"cropped to {_sides([crop, crop] if isinstance(crop, int) else crop)}")
-    by = f", as {whole['processor']} of {whole['library']} does" if whole.get("library") else ""
-    return f", {listed(steps)}{by}" if steps else ""
+    # a level of corrupted images is left as it was published, whatever the library does to others
+    as_published = "corruption" in (data.get("source") or {}) and not size
+    rule = ""
+    if by and whole.get("library") and not as_published:
+        asked = [f"{key} {made[key]}" for key in TRANSFORM if "pipeline" in made and key in made]
+        but = f", but with {listed(asked)} as asked" if asked else ""
+        rule = f", as {whole['processor']} of {whole['library']} does{but}"
+    return f", {listed(steps)}{rule}" if steps else ""
 
 
 def _sides(size: int | Sequence[int]) -> str:
@@ -313,7 +323,7 @@ def _tests(outcome: Outcome) -> Iterator[str]:
     if not ways:
         return
     levels = dict.fromkeys(percent(c.confidence) for c in found if c.test)
-    kind = "simultaneous " if any(c.correction for c in found) else ""
+    kind = "simultaneous " if all(c.correction for c in found if c.test) else ""
     within = ", equivalent where these lie within ±Δ" if any(ways.values()) else ""
     told = (f"{way}{f', Δ = {_points(deltas)}' if deltas else ''}" for way, deltas in ways.items())
     yield (f"Comparisons by {kind}{listed(list(levels))} intervals{within}: {'; '.join(told)}.")

@@ -1,5 +1,6 @@
 """Two methods compared, and what the data say of them, in numbers and in words."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,8 +168,13 @@ def _signed(value: float, digits: int) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a row: "a", "a and b", "a, b and c"; nothing for none."""
+    """Names in a row: "a", "a and b", "a, b and c"; nothing for none.
+
+    Where a name has a comma itself, outside of brackets: "a; b, c; and d".
+    """
     *most, last = names or [""]
+    if most and any(", " in re.sub(r"\([^)]*\)", "", name) for name in names):
+        return f"{'; '.join(most)}; and {last}"
     return f"{', '.join(most)} and {last}" if most else last
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from robustkit import protocol as protocols
 from robustkit.attacks import Block
-from robustkit.attacks.library import seeded
 from robustkit.protocol import Protocol
+from robustkit.seeding import seeded
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}
 
