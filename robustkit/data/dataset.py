@@ -155,7 +155,9 @@ class Dataset(Shown):
         return replace(self.take(order.tolist()), order="digest-shuffled")
 
     def as_stored(self) -> "Dataset":
-        """In the order in which the source has them."""
+        """In the order in which the source has them; itself, where it was not shuffled."""
+        if self.order == "as stored":
+            return self
         return replace(self.take(np.argsort(self._positions).tolist()), order="as stored")
 
     def take(self, rows: Sequence[int]) -> "Dataset":

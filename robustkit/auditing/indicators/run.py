@@ -100,7 +100,7 @@ class _IndicatorRunner:
         caught = self._caught(evidence) & doubted
         suspects = doubted if evidence.flagged is None else doubted & evidence.flagged
         fooled = caught & suspects
-        kinds = adaptive.made_for(context.norm, indicator.adaptive_attacks)
+        kinds = self._kinds(indicator)
         said = [evidence.sentence, *self._beyond_plain()]
         if indicator.adaptive_attacks and not kinds:
             said.append(f"no adaptive attack is made for {symbol(context.norm)}")
@@ -138,6 +138,10 @@ class _IndicatorRunner:
         context = self.context
         return context.plain if context.white is None else context.plain & context.white
 
+    def _kinds(self, indicator: Indicator) -> list[AdaptiveAttack]:
+        """The adaptive attacks that answer an indicator and are made for the threat."""
+        return adaptive.made_for(self.context.norm, indicator.adaptive_attacks)
+
     def _beyond_plain(self) -> list[str]:
         """That the plain evaluation alone left more; nothing where it did not."""
         plain, left = self.context.plain, self._left()
@@ -168,7 +172,7 @@ class _IndicatorRunner:
         after: float | None = None,
     ) -> IndicatorRun:
         fired = status != "passed"
-        kinds = adaptive.made_for(self.context.norm, indicator.adaptive_attacks)
+        kinds = self._kinds(indicator)
         result = IndicatorResult(
             indicator.name,
             indicator.title,
