@@ -19,6 +19,7 @@ from robustkit import evaluate
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset, read_dataset_spec
 from robustkit.data.classes import DataClasses, WantedClasses, map_classes
+from robustkit.data.classnames import renumbered
 from robustkit.errors import DataError
 from robustkit.evaluation import check_classes, images_for
 
@@ -311,6 +312,106 @@ def test_labels_that_are_but_numbers_are_the_networks_whatever_it_calls_its_clas
         assert len(data.classes) == (3 if len(names) == 2 else 4)
 
 
+TWELVE = tuple(sorted(map(str, range(12))))
+"""as ImageFolder numbers folders that are called by numbers"""
+
+
+def numbered_alike(tmp_path, count=24):
+    """The same pictures, three ways with their numbers as labels, and in folders called so."""
+    rng = np.random.default_rng(3)
+    images, labels = rng.integers(0, 256, (count, 4, 4, 3), np.uint8), rng.permutation(count) % 12
+    np.savez(tmp_path / "own.npz", images=images, labels=labels)
+    torch.save((torch.from_numpy(images), torch.from_numpy(labels)), tmp_path / "own.pt")
+    lines = ["path,label"]
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "own" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "own" / str(label) / f"{row}.png")
+        lines.append(f"own/{label}/{row}.png,{label}")
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    return ("own.npz", "own.pt", "own.csv"), "own"
+
+
+def by_id(data):
+    return dict(zip(data.ids, data.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("source", range(3))
+def test_numbers_are_not_taken_by_place_where_the_network_calls_its_classes_by_others(
+    tmp_path, source
+):
+    sources, folder = numbered_alike(tmp_path)
+    place = str(tmp_path / sources[source])
+    network = partial(WantedClasses, names=TWELVE, count=12)
+    with one_line("calls output 2 '10'; give --classes name if .* --classes number if they are"):
+        load_dataset(place, classes=network())
+    named = load_dataset(place, classes=network(given="name"))
+    assert by_id(named) == by_id(load_dataset(str(tmp_path / folder), classes=network()))
+    assert (named.classes, named.source["class_map"]["by"]) == (TWELVE, "name")
+    numbered = load_dataset(place, classes=network(given="number"))
+    assert by_id(numbered) == by_id(load_dataset(place))
+    assert {by_id(named)[one] == label for one, label in by_id(numbered).items()} == {True, False}
+    assert numbered.classes == TWELVE
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        # as names and as outputs they mean the same
+        ((0, 1), TWELVE, (0, 1)),
+        ((0, 2, 3), tuple("0123"), (0, 2, 3)),
+        ((0, 1, 2), ("00", "01", "02"), (0, 1, 2)),
+        # a label that is no name, or no output
+        ((0, 1, 3), tuple("1234"), (0, 1, 3)),
+        ((1, 2, 3, 4), tuple("1234"), (0, 1, 2, 3)),
+        ((1, 10), tuple(f"{n:02}" for n in range(1, 11)), (0, 9)),
+        # either
+        ((2, 10), TWELVE, None),
+        ((1, 3), tuple("1234"), None),
+        ((0, 1), tuple("10"), None),
+    ],
+)
+def test_labels_are_names_or_outputs_as_far_as_only_one_can_be(labels, names, numbers):
+    own = tuple(map(str, range(max(labels) + 1)))
+    data = DataClasses(own, True, "own", unnamed=True, present=frozenset(labels))
+    network = partial(WantedClasses, names=names, count=len(names))
+    if numbers is None:
+        with one_line("own: its labels are numbers, but the checkpoint calls output"):
+            map_classes(data, network())
+    else:
+        found = map_classes(data, network())
+        assert tuple(found.numbers[label] for label in labels) == numbers
+    if set(labels) <= set(map(int, names)):
+        found = map_classes(data, network(given="name"))
+        assert [int(found.names[found.numbers[label]]) for label in labels] == list(labels)
+    else:
+        with one_line("its class '0' is none of the network's"):
+            map_classes(data, network(given="name"))
+    if max(labels) < len(names):
+        assert map_classes(data, network(given="number")).numbers == tuple(range(len(own)))
+
+
+def test_a_list_of_names_that_are_numbers_says_that_labels_are_names(tmp_path):
+    sources, folder = numbered_alike(tmp_path)
+    (tmp_path / "names.json").write_text(json.dumps(dict(enumerate(TWELVE))))
+    wanted = WantedClasses(count=12, given=str(tmp_path / "names.json"))
+    for source in sources:
+        data = load_dataset(str(tmp_path / source), classes=wanted)
+        assert by_id(data) == by_id(load_dataset(str(tmp_path / folder), classes=wanted))
+    with one_line("--classes name: the names of the network's classes are unknown"):
+        load_dataset(str(tmp_path / source), classes="name")
+
+
+def test_two_networks_that_call_their_classes_by_other_numbers_are_told_apart():
+    other = tuple(reversed(TWELVE))
+    assert renumbered(TWELVE, other) == "'0' is 11 there, but 0 here"
+    assert renumbered(TWELVE, TWELVE) is None
+    places = tuple(map(str, range(12)))
+    # these say only where none are known
+    assert (
+        renumbered(places, TWELVE) is renumbered(TWELVE, places) is renumbered(TWELVE, ()) is None
+    )
+
+
 def test_a_class_folder_without_pictures_is_warned_of(tmp_path):
     write_folder(tmp_path, ["b", "c"], each=1)
     (tmp_path / "a").mkdir()
@@ -447,8 +548,8 @@ def test_names_that_a_data_sets_file_gives_stand_at_the_labels_of_those_classes(
     means = np.rint(255 * data.images(0, len(data)).mean((1, 2, 3)))
     assert [int(mean) // 40 for mean in means] == data.labels.tolist()
     mapped_to = WantedClasses(names=("Coat", "T-shirt/top", "Ankle boot"), count=3)
-    renumbered = load_dataset(str(tmp_path / "own.toml"), classes=mapped_to)
-    assert renumbered.labels.tolist() == [(1, 2, 0)[label] for label in data.labels]
+    moved = load_dataset(str(tmp_path / "own.toml"), classes=mapped_to)
+    assert moved.labels.tolist() == [(1, 2, 0)[label] for label in data.labels]
 
 
 @pytest.mark.parametrize(

@@ -349,12 +349,14 @@ def test_images_that_a_file_describes_are_found_by_that_file(digits, tmp_path):
 
 def test_images_are_matched_by_the_names_that_the_trainings_classes_had(digits, tmp_path):
     images = np.stack([digits.images(i, i + 1)[0] for i in range(len(digits))])
-    names = tuple("jihgfedcba")
+    names, folders = tuple("jihgfedcba"), tuple(sorted(map(str, range(1, 11))))
     given = data.from_arrays(images, digits.labels, name="letters", classes=names)
-    for number, (name, given_data) in enumerate({"named": given, "numbered": digits}.items()):
+    called = data.from_arrays(images, digits.labels, name="folders", classes=folders)
+    all_data = {names: given, (): digits, folders: called}  # of digits that are but their places
+    for number, (own, given_data) in enumerate(all_data.items()):
         train(asked(given_data, steps=1), tmp_path / f"{number}.safetensors")
         found = read_checkpoint(tmp_path / f"{number}.safetensors")
-        assert found.label_names == (names if name == "named" else ())
+        assert found.label_names == own
         assert "classes" not in found.extra
     for number, name in enumerate(sorted(names)):
         (tmp_path / "d" / name).mkdir(parents=True)

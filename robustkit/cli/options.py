@@ -57,7 +57,8 @@ Classes = Annotated[
     typer.Option(
         metavar="FILE|LIST",
         help="Class names of the network, or for each class of the data its index in the network: "
-        "0,217,482. `number`: the data's classes are named by that index.",
+        "0,217,482. `number`: the data's classes are named by that index. `name`: integer labels "
+        "are the network's class names.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]

@@ -158,6 +158,8 @@ class _Scan(NamedTuple):
     """N x 3"""
     labels: Any
     """`pyarrow.ChunkedArray` of N"""
+    beside: Any
+    """likewise of the other column that has them; None where there is none"""
     splits: RowSplits
 
 
@@ -174,7 +176,7 @@ def open_arrow(part: SplitFiles, split: str) -> Opened:
     spans = np.concatenate([scan.spans for scan in scans])
     if not len(spans):
         raise DataError(f"{files[0]}: no images")
-    labels = column_labels([scan.labels for scan in scans], files)
+    labels = column_labels([scan.labels for scan in scans], [scan.beside for scan in scans], files)
     source = SpanSource(tuple(files), spans, labels.labels)
     whole = part.split == WHOLE
     rows = rows_of([scan.splits for scan in scans], part, split) if whole else None
@@ -188,10 +190,11 @@ def open_arrow(part: SplitFiles, split: str) -> Opened:
         Remembered(source if rows is None else Reordered(source, rows)),
         part.split if rows is None else split,
         labels.classes or named,
-        numbered=not labels.classes,
+        numbered=labels.numbered,
         origin=origin,
         warnings=part.warnings,
         files=before,
+        named=labels.named,
     )
 
 
@@ -216,26 +219,29 @@ def _scan(path: Path, number: int, info: object) -> _Scan:
                 )
             file.seek(0)
             schema = arrow.ipc.read_schema(arrow.ipc.read_message(file))
-            columns = find_columns(schema.names, info or features(schema), path)
+            columns = find_columns(schema, info or features(schema), path)
             splits = RowSplits(schema, columns)
             where = f"{path}: column {columns.image!r}"
-            spans, labels = [np.empty((0, 3), np.int64)], []
+            marks = [name for name in (columns.label, columns.beside) if name]
+            spans = [np.empty((0, 3), np.int64)]
+            found: dict[str, list[Any]] = {name: [] for name in marks}
             for message in _messages(file, path, arrow):
                 batch = arrow.ipc.read_record_batch(message, schema)
-                pictures, marks = batch.column(columns.image), batch.column(columns.label)
+                pictures = batch.column(columns.image)
                 pictures.validate(full=True)
-                marks.validate(full=True)
+                for name, parts in found.items():
+                    (column := batch.column(name)).validate(full=True)
+                    # a copy: a view would keep the whole batch
+                    parts.append(arrow.concat_arrays([column, column[:0]]))
                 for name in list(splits.words):
                     splits.add(name, batch.column(name))
                 start = file.tell() - message.body.size
                 places = _places(pictures, message.body, start, where, arrow.types)
                 spans.append(np.insert(places, 0, number, axis=1))
-                # a copy: a view would keep the whole batch
-                labels.append(arrow.concat_arrays([marks, marks[:0]]))
     except broken as error:
         raise DataError(f"{path}: cannot be read as Arrow: {diagnosis(path)}") from error
-    kind = schema.field(columns.label).type
-    return _Scan(columns, np.concatenate(spans), arrow.chunked_array(labels, kind), splits)
+    own = [arrow.chunked_array(found[name], schema.field(name).type) for name in marks]
+    return _Scan(columns, np.concatenate(spans), own[0], own[1] if own[1:] else None, splits)
 
 
 def _messages(file: Any, path: Path, arrow: Any) -> Iterator[Any]:

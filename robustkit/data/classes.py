@@ -15,6 +15,7 @@ from robustkit.data.classnames import (
     PLACEHOLDER,
     ClassIndex,
     NamedClasses,
+    called_by_numbers,
     imagenet,
     plain,
     with_synsets,
@@ -54,6 +55,8 @@ class DataClasses(NamedTuple):
     """whether the names are but the numbers of the labels"""
     named: frozenset[int] | None = None
     """those that have a name, of data that state a number for each; None elsewhere"""
+    present: frozenset[int] | None = None
+    """labels that images have; None: all"""
 
     @property
     def nameless(self) -> bool:
@@ -100,16 +103,6 @@ def map_classes(data: DataClasses, wanted: WantedClasses) -> ClassMap | None:
     return _of_nameless(data, wanted.count or 0)
 
 
-def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
-    """The first class that two networks call alike and number differently, as a message has it."""
-    index = ClassIndex.of(NamedClasses([synonyms(name) for name in others], ""))
-    for number, name in enumerate(names if others else ()):
-        found = index.find(name)
-        if len(found) == 1 and number not in found and whole(name) is None:
-            return f"{quoted(name)} is {next(iter(found))} there, but {number} here"
-    return None
-
-
 def _named_network(wanted: WantedClasses) -> NamedClasses | None:
     if wanted.count not in (None, len(wanted.names)):
         return None
@@ -133,6 +126,8 @@ def _by_name(data: DataClasses, network: NamedClasses, record: dict[str, Any]) -
             f"network's first class, {quoted(network.names[0])}, which is none of ImageNet's; "
             f"{_advice(data)}"
         )
+    if data.unnamed and (called := _of_number_names(data, network, record)):
+        return called
     if data.unnamed and len(places) <= count:
         return ClassMap(places, network.names, record | {"by": "number"})
     found = [index.find(name) for name in data.names]
@@ -151,6 +146,46 @@ def _by_name(data: DataClasses, network: NamedClasses, record: dict[str, Any]) -
     if data.numbered and len(found) == count and (note := _vouched(data, places, found)):
         return ClassMap(places, network.names, record | {"by": "number"}, note)
     return _told(data, _settled(data, found, network), network.names, record)
+
+
+def _of_number_names(
+    data: DataClasses, network: NamedClasses, record: dict[str, Any]
+) -> ClassMap | None:
+    """The map of labels that are but numbers and, as such, names of the network; None elsewhere.
+
+    Raises:
+        DataError: they may as well be the numbers of its outputs, and mean others.
+    """
+    called = called_by_numbers(network.names)
+    labels = sorted(range(len(data.names)) if data.present is None else data.present)
+    if not all(label in called for label in labels) or all(called[n] == n for n in labels):
+        return None
+    if "classes" in record or labels[-1] >= len(network.classes):
+        return _by_name_alone(data, network, record)
+    odd = next(n for n, name in enumerate(network.names) if whole(name) != n)
+    raise DataError(
+        f"{data.where}: its labels are numbers, but {network.said_by} calls output {odd} "
+        f"{quoted(network.names[odd])}; give --classes name if the labels are those names, "
+        "--classes number if they are the outputs' own numbers"
+    )
+
+
+def _by_name_alone(data: DataClasses, network: NamedClasses, record: dict[str, Any]) -> ClassMap:
+    """The data's classes under their names, never by their numbers; of mere labels those that are.
+
+    Raises:
+        DataError: as `_settled`.
+    """
+    total = len(data.names)
+    labels = data.present if data.unnamed and data.present is not None else range(total)
+    places = sorted(labels)
+    own = data._replace(names=tuple(data.names[place] for place in places))
+    index, called = ClassIndex.of(network), called_by_numbers(network.names)
+    found = [index.find(name) for name in own.names]
+    for one, name in zip(found, own.names, strict=True):
+        if not one and (number := whole(name)) is not None and number in called:
+            one.add(called[number])
+    return _spread(_told(own, _settled(own, found, network), network.names, record), places, total)
 
 
 def _vouched(data: DataClasses, places: Sequence[int], found: Sequence[set[int]]) -> str:
@@ -326,6 +361,11 @@ def _as_given(
                 f"{given.where}: {data.where} has a class {quoted(odd)}, which is not a number"
             )
         given = replace(given, numbers=tuple(whole(name) or 0 for name in data.names))
+    if given.by_name:
+        if network is None:
+            raise DataError(f"{given.where}: the names of the network's classes are unknown")
+        record = {"by": "name", "names_from": network.said_by, **record}
+        return _by_name_alone(data, with_synsets(network), record)
     if given.numbers:
         return _as_numbered(data, given, network, count, record)
     if given.pairs is not None:

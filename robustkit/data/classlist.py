@@ -17,6 +17,8 @@ PAIR = re.compile(r"(.+?)\s*[=:,;\t ]\s*(\d{1,7})", re.ASCII)
 """NAME=NUMBER and the like"""
 BY_NUMBER = "number"
 """says that the data's classes are called by the network's numbers, as ImageNetV2's folders"""
+BY_NAME = "name"
+"""says that the data's labels are what the network calls its classes, numbers though they are"""
 Names = tuple[str, ...]
 """all that a class is called"""
 
@@ -29,6 +31,8 @@ class ClassList:
     """how messages name it"""
     by_number: bool = False
     """whether the data's classes are called by the network's numbers"""
+    by_name: bool = False
+    """whether they are called by the network's names, which may be numbers"""
     sha256: str | None = None
     """of the file, if it is one"""
     numbers: tuple[int, ...] = ()
@@ -53,8 +57,8 @@ def read_class_list(text: str) -> ClassList:
     """
     path = Path(text)
     where = f"--classes {text}"
-    if text == BY_NUMBER:
-        return ClassList(where, by_number=True)
+    if text in (BY_NUMBER, BY_NAME):
+        return ClassList(where, by_number=text == BY_NUMBER, by_name=text == BY_NAME)
     if not is_file(path):
         entries = [part.strip() for part in text.split(",")]
         if len(entries) == 1 and whole(text) is None:

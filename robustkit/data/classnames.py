@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 
 from robustkit.data.classlist import Names, synonyms
 from robustkit.data.shelf import read_dataset_spec
+from robustkit.errors import quoted
+from robustkit.parsing import whole
 
 IMAGENET, OF_IMAGENET = "imagenet", 1000
 PLACEHOLDER = re.compile(r"LABEL_\d+", re.ASCII)
@@ -68,6 +70,20 @@ def plain(name: str) -> str:
     return " ".join(re.sub(r"[_\s]+|(?<=\w)-(?=\w)", " ", folded).split())
 
 
+def are_places(names: Sequence[str]) -> bool:
+    """Whether names are but the numbers of their places, as where none are known."""
+    return [whole(name) for name in names] == list(range(len(names)))
+
+
+def called_by_numbers(names: Sequence[str]) -> dict[int, int]:
+    """The network's class of each number that is a name; none where other names are among them.
+
+    ImageFolder has the folder "10" in the third place, behind "0" and "1".
+    """
+    numbers = {number: n for n, name in enumerate(names) if (number := whole(name)) is not None}
+    return {} if len(numbers) < len(names) else numbers
+
+
 class ClassIndex(NamedTuple):
     """Numbers of classes by what they are called, the surest first."""
 
@@ -95,3 +111,14 @@ class ClassIndex(NamedTuple):
             if found := table.get(key):
                 return found
         return set().union(*(self.any.get(plain(part), ()) for part in own))
+
+
+def renumbered(names: Sequence[str], others: Sequence[str]) -> str | None:
+    """The first class that two networks call alike and number differently, as a message has it."""
+    index = ClassIndex.of(NamedClasses([synonyms(name) for name in others], ""))
+    numbers = all(called_by_numbers(one) and not are_places(one) for one in (names, others))
+    for number, name in enumerate(names if others else ()):
+        found = index.find(name)
+        if len(found) == 1 and number not in found and (numbers or whole(name) is None):
+            return f"{quoted(name)} is {next(iter(found))} there, but {number} here"
+    return None

@@ -3,7 +3,7 @@
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustkit.data.labels import NumberedLabels, number_labels
+from robustkit.data.labels import (
+    NumberedLabels,
+    columns_beside,
+    number_labels,
+    paired_labels,
+)
 from robustkit.data.shards import SplitFiles
 from robustkit.data.source import WHOLE, checked_labels
 from robustkit.data.split import COLUMN, SPLITS, check_no_column
 from robustkit.errors import DataError, quoted
+from robustkit.parsing import whole
 
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "png", "jpg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "y", "cls")
@@ -28,21 +34,48 @@ class Columns(NamedTuple):
     label: str
     classes: tuple[str, ...]
     """names in the order of the labels; empty where the features name none"""
+    beside: str | None = None
+    """of the numbers of the labels' names, or of the names of their numbers"""
 
 
-def find_columns(names: Sequence[str], features: object, path: Path) -> Columns:
+def find_columns(schema: Any, features: object, path: Path) -> Columns:
     """The columns of pictures and labels, by their names, else by Hugging Face's features.
+
+    Args:
+        schema: a `pyarrow.Schema`.
+        features: Hugging Face's, if there are any.
+        path: of the file, for messages.
 
     Raises:
         DataError: there are none, or several that could be meant.
     """
+    names = schema.names
     kinds = features if isinstance(features, Mapping) else {}
     image = _column(names, IMAGE_COLUMNS, kinds, "Image", path)
     label = _column(names, LABEL_COLUMNS, kinds, "ClassLabel", path)
     feature = kinds.get(label)
     named = feature.get("names") if isinstance(feature, Mapping) else None
     known = isinstance(named, list) and all(isinstance(name, str) for name in named)
-    return Columns(image, label, tuple(named or ()) if known else ())
+    if known:
+        return Columns(image, label, tuple(named or ()))
+    return Columns(image, label, (), _beside(schema, label))
+
+
+def _beside(schema: Any, label: str) -> str | None:
+    """The column of numbers beside one of names, or of names beside one of numbers."""
+    from pyarrow import types
+
+    kinds = {
+        name: schema.field(name).type
+        for name in columns_beside(schema.names, label)
+        if schema.names.count(name) == 1
+    }
+    texts = [name for name, kind in kinds.items() if is_text(kind, types)]
+    if not is_text(schema.field(label).type, types):
+        return next(iter(texts), None)
+    numbers = (n for n, kind in kinds.items() if types.is_integer(kind) or types.is_floating(kind))
+    # numbers may be texts, in either column
+    return next(iter([*numbers, *texts]), None)
 
 
 def has_pictures(schema: Any, features: object) -> bool:
@@ -128,15 +161,18 @@ def _kind(feature: object) -> object:
     return feature.get("_type") if isinstance(feature, Mapping) else None
 
 
-def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabels:
-    """The labels in the columns of several files: integers, or names of classes.
+def column_labels(
+    columns: Sequence[Any], beside: Sequence[Any], paths: Sequence[Path]
+) -> NumberedLabels:
+    """The labels in the columns of several files: integers, or names of classes, or both.
 
     Args:
         columns: a `pyarrow.ChunkedArray` for each file.
+        beside: likewise of the other column that has them; None where there is none.
         paths: of these files, for messages.
 
     Raises:
-        DataError: a label is missing, or is neither.
+        DataError: a label is missing, or is neither; or as `paired_labels`.
     """
     import pyarrow as arrow
 
@@ -144,18 +180,33 @@ def column_labels(columns: Sequence[Any], paths: Sequence[Path]) -> NumberedLabe
         if column.null_count:
             row = column.is_null().to_pylist().index(True)
             raise DataError(f"{path}: row {row} has no label")
-    if not all(is_text(column.type, arrow.types) for column in columns):
-        parts = zip(columns, paths, strict=True)
-        return NumberedLabels(
-            np.concatenate([checked_labels(c.to_numpy(), str(path)) for c, path in parts]), ()
-        )
     starts = list(accumulate(map(len, columns), initial=0))
 
     def where(position: int) -> str:
         file = bisect_right(starts, position) - 1
         return f"{paths[file]}: row {position - starts[file]}"
 
-    return number_labels([text for column in columns for text in column.to_pylist()], where)
+    of_names = all(is_text(column.type, arrow.types) for column in columns)
+    lacking = [path for path, column in zip(paths, beside, strict=True) if column is None]
+    others = [text for column in beside if column is not None for text in _texts(column)]
+    if of_names and lacking and any(whole(text) is not None for text in others):
+        raise DataError(f"{lacking[0]}: has no numbers of its labels, but files beside it have")
+    others = [] if lacking else others
+    if of_names:
+        names = [text for column in columns for text in column.to_pylist()]
+        return paired_labels(names, others, where) if any(others) else number_labels(names, where)
+    parts = zip(columns, paths, strict=True)
+    numbers = np.concatenate([checked_labels(c.to_numpy(), str(path)) for c, path in parts])
+    if not any(others):
+        return NumberedLabels(numbers, ())
+    return paired_labels([str(number) for number in numbers.tolist()], others, where)
+
+
+def _texts(column: Any) -> Iterator[str]:
+    """The values of a column of names or numbers; of whole numbers that became floats, those."""
+    for value in column.to_pylist():
+        rounded = int(value) if isinstance(value, float) and value.is_integer() else value
+        yield "" if value is None else str(rounded).strip()
 
 
 # -- splits ----------------------------------------------------------------------------------------
@@ -170,7 +221,7 @@ class RowSplits:
     def __init__(self, schema: Any, columns: Columns) -> None:
         from pyarrow import types
 
-        own = {columns.image, columns.label}
+        own = {columns.image, columns.label, columns.beside}
         texts = [f.name for f in schema if f.name not in own and is_text(f.type, types)]
         texts = [name for name in texts if schema.names.count(name) == 1]
         called = [name for name in texts if name.lower() == COLUMN][:1]

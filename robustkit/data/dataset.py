@@ -312,8 +312,9 @@ def _with_classes(opened: Opened, name: str, wanted: WantedClasses) -> Opened:
     source = opened.source
     own = opened.classes or tuple(map(str, range(int(source.labels.max()) + 1)))
     _check_classes(source, own)
+    present = frozenset(source.labels.tolist())
     unnamed = not opened.classes
-    classes = DataClasses(own, opened.numbered, name, opened.empty, unnamed, opened.named)
+    classes = DataClasses(own, opened.numbered, name, opened.empty, unnamed, opened.named, present)
     found = map_classes(classes, wanted)
     if found is None:
         return replace(opened, classes=own, warnings=opened.warnings + opened.if_in_place)

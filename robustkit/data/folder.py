@@ -10,6 +10,7 @@ import numpy as np
 
 from robustkit.data.encoded import AS_TORCHVISION, SUFFIXES, EncodedImage, Reading, decode
 from robustkit.data.pixels import Image, Labels
+from robustkit.data.related import LIST, check_group, groups, listed_classes
 from robustkit.data.source import UNDIVIDED, WHOLE, FileStamp, Opened, Remembered, stamps
 from robustkit.data.split import SPLITS
 from robustkit.errors import DataError, quoted
@@ -52,11 +53,13 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
     """`folder/SPLIT/CLASS/*.png`, or `folder/CLASS/*.png` where there are no splits.
 
     The labels are the places of the class folders in `names`, else in alphabetical order: that of
-    ImageFolder, in which "10" stands before "2". Hidden files and folders, `NO_CLASSES` and files
-    that are no pictures are passed over.
+    ImageFolder, in which "10" stands before "2". Classes are those of all splits that have some in
+    common; in place of class folders a list may say them, as Tiny ImageNet's does. Hidden files and
+    folders, `NO_CLASSES` and files that are no pictures are passed over.
 
     Raises:
-        DataError: no such split, no pictures, or a class folder that is not among `names`.
+        DataError: no such split, no pictures, a class folder that is not among `names`, or a split
+            of other classes than the training's.
     """
     # a class may be called "train", but then pictures stand in it and no folders
     splits = [p for p in _folders(folder) if p.name.lower() in SPLIT_FOLDERS and _folders(p)]
@@ -68,11 +71,19 @@ def open_folder(folder: Path, split: str, names: Sequence[str] = ()) -> Opened:
         raise DataError(f"{folder}: no split {split!r}; it has: {known} (--split chooses)")
     if not splits and split not in ("test", WHOLE):
         raise DataError(f"{folder}: no split {split!r}; the folder {UNDIVIDED}")
-    # a class that has no test image keeps its number
     parents = splits or [folder]
-    found = sorted({child.name for parent in parents for child in _folders(parent)})
+    inside = {one: _names(one) for one in parents}
+    classes = {p: {*listed_classes(p, own).values()} or {*own} for p, own in inside.items()}
+    grouped = groups(classes, _holds)
+    if not names and has_class_folders(chosen):
+        check_group(classes, grouped, chosen)
+    group = next(group for group in grouped if chosen in group)
+    # a class that has no test image keeps its number
+    found = sorted(set().union(*(classes[one] for one in group)))
     own = split if splits else WHOLE
-    return _opened(chosen, own, found, tuple(names) or tuple(found), numbered=bool(names))
+    others = [one for one in group if one != chosen]
+    numbered = bool(names)
+    return _opened(chosen, own, found, tuple(names) or tuple(found), others, numbered=numbered)
 
 
 def open_classes(folder: Path, split: str) -> Opened:
@@ -81,26 +92,51 @@ def open_classes(folder: Path, split: str) -> Opened:
     Raises:
         DataError: no pictures.
     """
-    found = [child.name for child in _folders(folder)]
+    found = _names(folder)
     return _opened(folder, split, found, tuple(found), numbered=False)
 
 
 def has_class_folders(folder: Path) -> bool:
     """Whether a picture stands in a folder within the folder, at any depth."""
-    inside = (path for child in _folders(folder) for path in _files(child))
-    return any(path.suffix.lower() in SUFFIXES for path in inside)
+    return any(map(_has_picture, _folders(folder)))
+
+
+def _holds(split: Path, name: str) -> bool:
+    """Whether a split has pictures of a class, as far as it has any in class folders."""
+    own = split / name
+    return not own.is_dir() or _has_picture(own) or not has_class_folders(split)
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in _files(folder))
 
 
 def _opened(
-    folder: Path, split: str, found: Sequence[str], names: tuple[str, ...], *, numbered: bool
+    folder: Path,
+    split: str,
+    found: Sequence[str],
+    names: tuple[str, ...],
+    others: Sequence[Path] = (),
+    *,
+    numbered: bool,
 ) -> Opened:
+    """The pictures of a split.
+
+    Args:
+        folder: of it.
+        split: its name.
+        found: its classes, and those of the splits that have some in common with it.
+        names: the classes in the order of the labels.
+        others: folders of those splits.
+        numbered: whether somebody has said so.
+    """
     if unknown := sorted(set(found) - set(names)):
         raise DataError(
             f"{folder}: the class folder {unknown[0]!r} is not one of the known classes"
         )
-    pictures = [
-        (path, label) for label, name in enumerate(names) for path in _pictures(folder / name)
-    ]
+    inside = _names(folder)
+    listed = listed_classes(folder, inside)
+    pictures = list(_of_list(folder, listed, names) if listed else _of_folders(folder, names))
     tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
     instead = f"; name the table instead: --data {folder / tables[0]}" if tables else ""
     if pictures and tables and len(names) == 1:
@@ -108,29 +144,67 @@ def _opened(
     if not pictures:
         raise DataError(f"{folder}: no images in class folders (folder/CLASS/image.png){instead}")
     paths, labels = zip(*pictures, strict=True)
-    if len(found) == 1 and not numbered:
+    if len(found) == 1 and not (numbered or listed):
         _check_depth(folder, folder / found[0], paths)
-    told: list[str] = []
     empty = tuple(names[n] for n in sorted(set(range(len(names))) - set(labels)))
-    if empty and not numbered and split == WHOLE:
-        told.append(
+    files = stamps(paths)
+    _check_one_label(files, dict(zip(map(str, paths), labels, strict=True)), names)
+    source = Remembered(FileSource(paths, np.array(labels, np.int64)))
+    opened = Opened(source, split, names, numbered, empty, {"folder": str(folder)}, files=files)
+    if listed:
+        files += stamps([folder / LIST])
+        opened = replace(opened, files=files, notes=(f"{folder}: classes are those of {LIST}",))
+    else:
+        empty = tuple(n for n in empty if not any(_has_picture(one / n) for one in others))
+    told = () if numbered else tuple(_in_place(folder, names, empty))
+    return replace(opened, warnings=tuple(_passed_over(folder, inside)), if_in_place=told)
+
+
+def _in_place(folder: Path, names: Sequence[str], empty: Sequence[str]) -> Iterator[str]:
+    """What is told of classes whose labels are their places.
+
+    Args:
+        folder: of the split.
+        names: of the classes.
+        empty: those without pictures in any split.
+    """
+    if empty:
+        yield (
             f"{folder}: no images in the class folder {empty[0]!r}, which still takes label "
             f"{names.index(empty[0])}; remove it if it is not a class"
         )
     numbers = [number for name in names if (number := whole(name)) is not None]
     if len(numbers) == len(names) and sorted(numbers) != numbers:
         first = next(i for i, n in enumerate(sorted(numbers)) if n != numbers[i])
-        told.append(
+        yield (
             f"{folder}: class folders are numbered in alphabetical order, as ImageFolder "
             f"does: label {first} is the folder {names[first]!r}; with --classes number their "
             "names are the network's class numbers"
         )
-    files = stamps(paths)
-    _check_one_label(files, dict(zip(map(str, paths), labels, strict=True)), names)
-    source = Remembered(FileSource(paths, np.array(labels, np.int64)))
-    origin, left_out = {"folder": str(folder)}, tuple(_passed_over(folder, found))
-    opened = Opened(source, split, names, numbered, empty, origin, files=files)
-    return replace(opened, warnings=left_out, if_in_place=tuple(told))
+
+
+def _of_folders(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, int]]:
+    """The pictures in class folders, with their labels."""
+    for label, name in enumerate(names):
+        yield from ((path, label) for path in _pictures(folder / name))
+
+
+def _of_list(
+    folder: Path, listed: Mapping[str, str], names: Sequence[str]
+) -> list[tuple[Path, int]]:
+    """The pictures whose classes stand in a list, in the order of class folders.
+
+    Raises:
+        DataError: a picture that is not in the list, or is not there.
+    """
+    places = {name: label for label, name in enumerate(names)}
+    (inside,) = _folders(folder)
+    pictures = {path.relative_to(inside).as_posix(): path for path in _pictures(inside)}
+    if odd := sorted(pictures.keys() ^ listed.keys()):
+        what = "is not listed" if odd[0] in pictures else "no such file"
+        raise DataError(f"{folder / LIST}: {quoted(odd[0])}: {what}")
+    found = [(pictures[name], places[own]) for name, own in listed.items()]
+    return sorted(found, key=lambda pair: (pair[1], pair[0]))
 
 
 def _check_one_label(
@@ -185,6 +259,10 @@ def _passed_over(folder: Path, classes: Iterable[str]) -> Iterator[str]:
             f"{folder}: {count} {suffix} file{'s are' if count > 1 else ' is'} not read, and no "
             "part of the data; convert to PNG or JPEG"
         )
+
+
+def _names(folder: Path) -> list[str]:
+    return [child.name for child in _folders(folder)]
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -14,7 +14,12 @@ from robustkit.data.encoded import Reading
 from robustkit.data.folder import has_class_folders, open_folder
 from robustkit.data.npy import find_npy, open_npy
 from robustkit.data.npz import open_npz
-from robustkit.data.originals import PREFIX, open_original, original_files
+from robustkit.data.originals import (
+    PREFIX,
+    check_no_original,
+    open_original,
+    original_files,
+)
 from robustkit.data.pairs import LIST, PAIRS, PairSource, is_pairs, open_pairs
 from robustkit.data.parquet import find_parquet, open_parquet, parquet_has_pictures
 from robustkit.data.pipeline import Pipeline
@@ -215,6 +220,7 @@ def open_path(path: Path, split: str, names: Sequence[str] = ()) -> Opened:
             return open_tensors(path, split)
         case ".csv" | ".tsv":
             return open_table(path, split)
+    check_no_original(path)
     packed = "; extract the archive" if path.suffix.lower() in ARCHIVES else ""
     raise DataError(f"{path}: expected a folder, {', '.join(FILES[:-1])} or {FILES[-1]}{packed}")
 
@@ -238,6 +244,7 @@ def _open_folder(folder: Path, split: str, names: Sequence[str]) -> Opened:
             return open_tars(part)
         if pair := find_npy(folder, split):
             return open_npy(pair)
+        check_no_original(folder)
     return open_folder(folder, split, names)
 
 

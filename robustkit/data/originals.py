@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -14,10 +15,10 @@ from typing import Any
 from filelock import FileLock
 
 from robustkit.data.folder import FileSource, open_folder
-from robustkit.data.idx import find_idx, open_idx
+from robustkit.data.idx import find_idx, open_idx, read_idx
 from robustkit.data.parquet import open_parquet
 from robustkit.data.shards import SplitFiles, check_shards, find_split
-from robustkit.data.shelf import DatasetSpec
+from robustkit.data.shelf import DatasetSpec, read_dataset_spec
 from robustkit.data.source import (
     ArraySource,
     Opened,
@@ -40,10 +41,28 @@ PLACES = {
     "ImageNet": ("{split}", "imagenet/{split}"),
 }
 """under the root, where each data set's files may be"""
+OF_IDX = ("MNIST", "FashionMNIST")
+IDX = re.compile(r".*[-.]idx\d-ubyte(\.gz)?", re.ASCII | re.DOTALL)
 BY_HAND = {
     "LFWPeople": "it is no longer available for download; copy torchvision's folder lfw-py there",
     "ImageNet": "it requires a login at image-net.org; copy the split's class folders there",
 }
+NAMES = {
+    "MNIST": "mnist",
+    "FashionMNIST": "fashion-mnist",
+    "CIFAR10": "cifar10",
+    "CIFAR100": "cifar100",
+    "SVHN": "svhn",
+}
+"""by which those without class folders are read"""
+MARKS = {
+    place.format(split=split): name
+    for kind, name in NAMES.items()
+    for place in PLACES[kind]
+    for split in ("train", "test", "extra")
+    if kind not in OF_IDX
+}
+"""what the folder or file of originals is called, and the data set that it is of"""
 TIMEOUT = 30.0
 """seconds without an answer, after which a network counts as absent"""
 
@@ -93,6 +112,52 @@ def original_files(name: str, spec: DatasetSpec, split: str, root: Path | None) 
         yield from (path for path in [*places, *sorted(loose), *sorted(copies)] if path.exists())
 
 
+def check_no_original(path: Path) -> None:
+    """Nothing, unless a path's files are originals, or IDX: those are read by a data set's name.
+
+    Raises:
+        DataError: they are.
+    """
+    found: dict[tuple[str, Path], None] = {}
+    odd: DataError | None = None
+    for file in map(Path.absolute, files_in(path)):  # "." has no name
+        folder = file.parent
+        if name := MARKS.get(file.name):
+            found[name, folder] = None
+        elif name := MARKS.get(folder.name):
+            found[name, folder.parent] = None
+        elif IDX.fullmatch(file.name) and folder not in {root for _, root in found}:
+            try:
+                found |= {(name, folder): None for name in _data_sets_of_idx(file)}
+            except DataError as error:
+                odd = odd or error
+    as_given = Path if path.is_absolute() else os.path.relpath
+    ways = [f"--data {name} --data-root {as_given(root)}" for name, root in found]
+    if ways:
+        raise DataError(
+            f"{path}: original files of a known data set, which is read by its name; give "
+            f"{', or '.join(ways)}"
+        )
+    if odd:
+        raise odd
+
+
+def _data_sets_of_idx(file: Path) -> list[str]:
+    """The data sets of which a file of IDX can be an original.
+
+    Raises:
+        DataError: none, or it is damaged.
+    """
+    name, sha256 = file.name.removesuffix(".gz"), read_idx(file).sha256
+    known = {NAMES[kind]: read_dataset_spec(NAMES[kind]).sha256.get(name) for kind in OF_IDX}
+    if found := [one for one, expected in known.items() if expected == sha256]:
+        return found
+    raise DataError(
+        f"{file}: IDX, of which the originals of {' and '.join(known)} are read, by their own "
+        "names (t10k-images-idx3-ubyte); save other images and labels as .npz"
+    )
+
+
 def downloads() -> Path:
     """Where data sets are downloaded to; a root that the user names is only read."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -102,7 +167,7 @@ def downloads() -> Path:
 def _stored(kind: str, spec: DatasetSpec, split: str, root: Path) -> Opened | None:
     """The original files, if they are there."""
     places = [root / place.format(split=split) for place in PLACES[kind]]
-    if kind in ("MNIST", "FashionMNIST"):
+    if kind in OF_IDX:
         files = find_idx(places, split)
         return open_idx(*files, split, spec.sha256) if files else None
     place = next((place for place in places if place.exists()), None)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustkit.data.columns import (
-    Columns,
     RowSplits,
     column_labels,
     features,
@@ -64,9 +63,11 @@ class ParquetSource:
     def __init__(self, files: Sequence[Path]) -> None:
         self.labels: Labels
         self.classes: tuple[str, ...]
-        """the labels' names, where the labels were names"""
-        self.named: tuple[str, ...]
-        """names in the order of the labels, as the files' features have them"""
+        """the labels' names, where the labels were names or the files' features have them"""
+        self.numbered: bool
+        """whether the labels' numbers are the files' own"""
+        self.named: frozenset[int] | None
+        """those that have a name, where each name has a number; None elsewhere"""
         self._reading = AS_TORCHVISION
         self._pages: list[Page] = []
         self._starts: list[int] = []
@@ -76,19 +77,22 @@ class ParquetSource:
         self._rows: Iterator[bytes | None] = iter(())
         self._next: int | None = None
         """the page at which `_rows` stands"""
-        parts, named, count = [], [], 0
+        parts, beside, named, count = [], [], [], 0
         for path in files:
             table = _ParquetTable(path)
-            parts.append(table.labels())
-            named.append(table.classes)
+            own = table.columns
+            parts.append(table.texts_or_numbers(own.label))
+            beside.append(table.texts_or_numbers(own.beside) if own.beside else None)
+            named.append(own.classes)
             for group, rows in enumerate(table.groups):
                 for offset, start in enumerate(range(0, rows, PAGE)):
                     self._pages.append(Page(path, group, offset))
                     self._starts.append(count + start)
                 count += rows
         self._starts.append(count)
-        self.labels, self.classes = column_labels(parts, files)
-        self.named = one_naming(named, files)
+        found = column_labels(parts, beside, files)
+        self.labels, self.classes = found.labels, found.classes or one_naming(named, files)
+        self.numbered, self.named = found.numbered, found.named
 
     def __getstate__(self) -> dict[str, Any]:
         # another process reads files of its own; what is open here does not travel
@@ -158,13 +162,13 @@ class _ParquetTable:
         except self._broken as error:
             raise DataError(f"{path}: cannot be read as Parquet: {diagnosis(path)}") from error
         schema = self._file.schema_arrow
-        self.image, self.label, self.classes = find_columns(schema.names, features(schema), path)
-        kind = schema.field(self.image).type
-        self._leaf = self.image
+        self.columns = find_columns(schema, features(schema), path)
+        self._leaf = image = self.columns.image
+        kind = schema.field(image).type
         if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            self._leaf, kind = f"{self.image}.bytes", kind.field("bytes").type
+            self._leaf, kind = f"{image}.bytes", kind.field("bytes").type
         if not is_encoded(kind, arrow.types):
-            raise DataError(f"{path}: column {self.image!r} contains {kind}, not encoded images")
+            raise DataError(f"{path}: column {image!r} contains {kind}, not encoded images")
         metadata = self._file.metadata
         self.groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._size = path.stat().st_size
@@ -186,8 +190,8 @@ class _ParquetTable:
                 "encoded images and may be an attempt to exhaust memory"
             )
 
-    def labels(self) -> Any:
-        """The column of labels, a `pyarrow.ChunkedArray`.
+    def texts_or_numbers(self, name: str) -> Any:
+        """A column of labels, a `pyarrow.ChunkedArray`.
 
         Raises:
             DataError: unreadable, or names that are a few bytes and would fill the memory.
@@ -195,21 +199,21 @@ class _ParquetTable:
         import pyarrow.parquet as parquet
         from pyarrow import types
 
-        kind = self._file.schema_arrow.field(self.label).type
+        kind = self._file.schema_arrow.field(name).type
         if not is_text(kind, types):
             if types.is_nested(kind) or is_encoded(kind, types):  # of any length in each row
                 raise DataError(
-                    f"{self.path}: column {self.label!r} contains labels of type {kind}; expected "
+                    f"{self.path}: column {name!r} contains labels of type {kind}; expected "
                     "integers from 0 on, or names"
                 )
-            return self._guarded(lambda: self._file.read([self.label]).column(0))
+            return self._guarded(lambda: self._file.read([name]).column(0))
         # each name is read once, since a long one may stand in every row
-        file = self._guarded(lambda: parquet.ParquetFile(self.path, read_dictionary=[self.label]))
-        column = self._guarded(lambda: file.read([self.label]).column(0))
+        file = self._guarded(lambda: parquet.ParquetFile(self.path, read_dictionary=[name]))
+        column = self._guarded(lambda: file.read([name]).column(0))
         self._guarded(lambda: column.validate(full=True))  # numbers in it may lead outside
         lists = (getattr(part, "dictionary", part) for part in column.chunks)
-        names = (name for one in lists for name in one.to_pylist())
-        longest = max(map(len, filter(None, names)), default=0)
+        texts = (text for one in lists for text in one.to_pylist())
+        longest = max(map(len, filter(None, texts)), default=0)
         check_size(len(column) * longest, self._size, self.path)
         return column
 
@@ -218,7 +222,7 @@ class _ParquetTable:
         import pyarrow.parquet as parquet
 
         schema = self._file.schema_arrow
-        found = RowSplits(schema, Columns(self.image, self.label, ()))
+        found = RowSplits(schema, self.columns)
         for name in list(found.words):
             # each text once, as with labels
             file = self._guarded(partial(parquet.ParquetFile, self.path, read_dictionary=[name]))
@@ -303,9 +307,10 @@ def open_parquet(part: SplitFiles, split: str) -> Opened:
     return Opened(
         Remembered(source if rows is None else Reordered(source, rows)),
         part.split if rows is None else split,
-        source.classes or source.named,
-        numbered=not source.classes,
+        source.classes,
+        numbered=source.numbered,
         origin=origin,
         warnings=part.warnings,
         files=before,
+        named=source.named,
     )

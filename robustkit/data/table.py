@@ -3,15 +3,22 @@
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from robustkit.data.encoded import SUFFIXES
 from robustkit.data.folder import FileSource
-from robustkit.data.labels import NumberedLabels, number_labels
+from robustkit.data.labels import (
+    LABELS,
+    NUMBERS,
+    number_labels,
+    numbers_of,
+    spelled,
+    stated_labels,
+)
 from robustkit.data.source import (
     CUT_SHORT,
-    MOST_CLASSES,
     UNDIVIDED,
     WHOLE,
     Opened,
@@ -25,14 +32,10 @@ from robustkit.files import file_digest
 from robustkit.parsing import whole
 
 PATHS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path",
-    "img", "img_path", "picture",
+    "path", "file", "filename", "filepath", "image", "image_path", "img", "img_path", "picture",
+    "image_name", "image_id",
 )  # fmt: skip
-LABELS = (
-    "label", "labels", "class", "target", "y", "category", "class_name", "label_name",
-)  # fmt: skip
-NUMBERS = ("class_id", "label_id", "class_index", "label_index", "class_idx", "label_idx")
-"""columns of numbers; beside one of names they say which number is whose"""
+"""columns of paths, however `spelled`"""
 LONGEST_LINE = 2**16
 """characters"""
 MOST_COLUMNS = 1000
@@ -70,11 +73,11 @@ def open_table(path: Path, split: str) -> Opened:
     def where(position: int) -> str:
         return f"{path}: line {rows[position].line}"
 
-    named: frozenset[int] | None = None
+    texts = [row.label for row in rows]
     if numbers:
-        labels, named = _numbered(rows, numbers, where)
+        labels = stated_labels(texts, numbers, where)
     else:
-        labels = number_labels([row.label for row in rows], where, others)
+        labels = number_labels(texts, where, others)
     notes = _notes(rows, path)
     paths = tuple(row.path for row in rows)
     home = path.parent.resolve()
@@ -87,42 +90,12 @@ def open_table(path: Path, split: str) -> Opened:
         source,
         own,
         labels.classes,
-        numbered=bool(numbers) or not labels.classes,
-        named=named,
+        numbered=labels.numbered,
+        named=labels.named,
         notes=notes,
         origin=origin,
         files=(*before, *stamps(paths)),
     )
-
-
-def _numbered(
-    rows: Sequence[TableRow], numbers: Mapping[str, str], where: Callable[[int], str]
-) -> tuple[NumberedLabels, frozenset[int] | None]:
-    """Labels where the file has a number for each name, and the numbers that have one.
-
-    None have where both columns are numbers. One without a name is called by its number.
-
-    Raises:
-        DataError: what is no number, or two names with one.
-    """
-    found = number_labels([numbers[row.label] for row in rows], where)
-    names: dict[int, str] = {}
-    for name, text in numbers.items():
-        number = whole(text)
-        if found.classes or number is None or number >= MOST_CLASSES:
-            raise DataError(f"{where(0)}: the class {quoted(name)} has the number {quoted(text)}")
-        if (other := names.setdefault(number, name)) != name:
-            raise DataError(
-                f"{where(0)}: the classes {quoted(other)} and {quoted(name)} have one number, "
-                f"{number}"
-            )
-    if all(whole(name) is not None for name in names.values()):
-        if any(whole(name) != number for number, name in names.items()):
-            raise DataError(f"{where(0)}: two columns of labels, which are different numbers")
-        return found, None
-    every = range(max(names) + 1)
-    called = tuple(names.get(n, str(n)) for n in every)
-    return NumberedLabels(found.labels, called), frozenset(names)
 
 
 def _notes(rows: Sequence[TableRow], path: Path) -> tuple[str, ...]:
@@ -230,7 +203,10 @@ def _rows(lines: Any, path: Path, split: str) -> TableRows:
     suspects: dict[int, set[str]] = {at: set() for at in places.others}
     rows = list(_cells(every, places, len(head), path, suspects))
     label, number = _label_columns(rows, [head[at].strip() for at in places.labels], path)
-    numbers = {} if number is None else _numbers(rows, label, number, path)
+    numbers = {}
+    if number is not None:
+        texts, given = ([row.labels[at] for row in rows] for at in (label, number))
+        numbers = numbers_of(texts, given, lambda row: f"{path}: line {rows[row].line}")
     wanted, found = SPLITS.get(split.lower(), split.lower()), []
     seen: set[str] = set()
     others: set[str] = set()
@@ -294,7 +270,7 @@ def _label_columns(
     every = [at for at, filled in enumerate(texts) if filled] or list(range(len(names)))
     numbers = [at for at in every if texts[at] and None not in map(whole, texts[at])]
     # what is no number there is told with its name
-    numbers = numbers or [at for at in every if names[at].lower() in NUMBERS]
+    numbers = numbers or [at for at in every if spelled(names[at]) in map(spelled, NUMBERS)]
     words = [at for at in every if at not in numbers]
     for first, *others in filter(None, (words, numbers)):
         for row, other in itertools.product(rows, others):
@@ -307,32 +283,15 @@ def _label_columns(
     return (words[0], numbers[0] if numbers else None) if words else (numbers[0], None)
 
 
-def _numbers(rows: Sequence[_Cells], label: int, number: int, path: Path) -> dict[str, str]:
-    """The number of each name.
-
-    Raises:
-        DataError: a name has two.
-    """
-    numbers: dict[str, str] = {}
-    for row in rows:
-        name, given = row.labels[label], row.labels[number]
-        if (known := numbers.setdefault(name, given)) != given:
-            raise DataError(
-                f"{path}: line {row.line}: the class {quoted(name)} has the number "
-                f"{quoted(given)}, and {quoted(known)} before"
-            )
-    return numbers
-
-
 def _header(head: Sequence[str], path: Path) -> _Places | None:
     """The columns that a header names; None where the first line is none.
 
     Raises:
         DataError: it names one of the two, and not the other.
     """
-    names = [cell.strip().lower() for cell in head]
-    of_path = next((names.index(name) for name in PATHS if name in names), None)
-    known = (*LABELS, *NUMBERS)
+    names = [spelled(cell) for cell in head]
+    of_path = next((names.index(name) for name in map(spelled, PATHS) if name in names), None)
+    known = map(spelled, (*LABELS, *NUMBERS))
     of_labels = [at for name in known for at, own in enumerate(names) if own == name]
     if "x" in names and len(of_labels) > 1:  # a place in the picture
         of_labels = [at for at in of_labels if names[at] != "y"]
@@ -342,7 +301,7 @@ def _header(head: Sequence[str], path: Path) -> _Places | None:
         missing, usual = ("paths", PATHS) if of_path is None else ("labels", LABELS)
         raise DataError(
             f"{path}: no column named {missing} ({', '.join(usual[:3])}); it has: "
-            f"{', '.join(names[:8])}"
+            f"{', '.join(cell.strip() for cell in head[:8])}"
         )
     if COLUMN in names:
         return _Places(of_path, of_labels, names.index(COLUMN))
@@ -366,5 +325,10 @@ def _picture(text: str, folder: Path, where: str) -> Path:
         raise DataError(f"{where}: {quoted(text)} is a web address; download the images first")
     if not text:
         raise DataError(f"{where}: no path")
-    # as Windows has it, where no file here is called so
-    return folder / (text if _is_file(folder / text) else text.replace("\\", "/"))
+    if _is_file(folder / text):
+        return folder / text
+    path = folder / text.replace("\\", "/")  # as Windows has it
+    # an id is a name without its ending, which means a picture if there is but one of that name
+    named = [] if _is_file(path) else [Path(f"{path}{end}") for end in sorted(SUFFIXES)]
+    found = [one for one in named if _is_file(one)]
+    return found[0] if len(found) == 1 else path

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustkit.data.encoded import SUFFIXES, is_jpeg
-from robustkit.data.labels import number_labels
+from robustkit.data.labels import columns_beside, number_labels, paired_labels
 from robustkit.data.shards import SplitFiles, among, find_split
 from robustkit.data.source import Opened, Remembered, diagnosis, digests, stamps
 from robustkit.data.spans import Span, SpanSource
@@ -97,6 +97,8 @@ class _Samples:
     names: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    """the number of a label that is a name, or the name of one that is a number; else empty"""
 
 
 def open_tars(part: SplitFiles) -> Opened:
@@ -119,7 +121,10 @@ def open_tars(part: SplitFiles) -> Opened:
     def where(position: int) -> str:
         return f"{files[found.spans[position].file]}: {shown(found.names[position])}"
 
-    labels = number_labels(found.labels, where)
+    if any(found.beside):
+        labels = paired_labels(found.labels, found.beside, where)
+    else:
+        labels = number_labels(found.labels, where)
     spans = np.array(found.spans, np.int64)
     source = SpanSource(tuple(files), spans, labels.labels, tuple(found.names))
     origin = {
@@ -132,11 +137,12 @@ def open_tars(part: SplitFiles) -> Opened:
         Remembered(source),
         part.split,
         _class_names(named, source) if named else labels.classes,
-        numbered=not labels.classes,
+        numbered=labels.numbered,
         origin=origin,
         warnings=part.warnings,
         notes=(f"classes are named by {named}",) if named else (),
         files=before,
+        named=labels.named,
     )
 
 
@@ -204,10 +210,13 @@ def _add(found: _Samples, sample: Sequence[_Member], tar: tarfile.TarFile, path:
         )
     found.names.append(pictures[0].name)
     found.spans.append(pictures[0].span)
-    found.labels.append(_label(told, tar, path))
+    label, beside = _label(told, tar, path)
+    found.labels.append(label)
+    found.beside.append(beside)
 
 
-def _label(member: _Member, tar: tarfile.TarFile, path: Path) -> str:
+def _label(member: _Member, tar: tarfile.TarFile, path: Path) -> tuple[str, str]:
+    """A sample's label, and the name or number that JSON has beside it, if it has."""
     where = f"{path}: {shown(member.name)}"
     if member.span.size > LONGEST:
         raise DataError(f"{where}: a label of {member.span.size:,} bytes")
@@ -217,15 +226,19 @@ def _label(member: _Member, tar: tarfile.TarFile, path: Path) -> str:
     try:
         text = content.decode().strip()
         if member.extension != "json":
-            return text
+            return text, ""
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot be read as text or JSON") from error
     entries = table if isinstance(table, dict) else {}
-    value = next((entries[key] for key in JSON_KEYS if key in entries), None)
-    if type(value) not in (int, str):
+    key = next((key for key in JSON_KEYS if key in entries), None)
+    if key is None or type(entries[key]) not in (int, str):
         raise DataError(f"{where}: no label under {', '.join(map(repr, JSON_KEYS[:3]))}")
-    return str(value).strip()
+    others = [entries[other] for other in columns_beside(entries, key)]
+    texts = [other for other in others if type(other) is str]
+    # numbers may be texts, in either place
+    numbers = [other for other in others if type(other) is int and type(entries[key]) is str]
+    return str(entries[key]).strip(), str(next(iter([*numbers, *texts]), "")).strip()
 
 
 def _names_file(folder: Path, root: Path | None) -> Path | None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from robustkit.checkpoint import Checkpoint
 from robustkit.data import Dataset, load_dataset
-from robustkit.data.classes import WantedClasses, renumbered
+from robustkit.data.classes import WantedClasses
+from robustkit.data.classnames import renumbered
 from robustkit.data.pipeline import Pipeline
 from robustkit.data.transform import Shape, Transform
 from robustkit.errors import DataError, InputError

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustkit import compression, losses, models
 from robustkit.checkpoint import save_checkpoint
+from robustkit.data.classnames import are_places
 from robustkit.data.shelf import resolved_path
 from robustkit.data.subset import TrainingData, held_out_doubles, prepare_training_data
 from robustkit.device import device as find_device
@@ -22,7 +23,6 @@ from robustkit.errors import InputError, TrainingFailed
 from robustkit.files import canonical
 from robustkit.keys import TrainingKey
 from robustkit.losses.loss import Loss, unwrapped
-from robustkit.parsing import whole
 from robustkit.seeding import generators_kept
 from robustkit.training.building import first_network, fitted
 from robustkit.training.config import REVISION, TrainingConfig, TrainingOptions
@@ -360,8 +360,8 @@ class _Training:
         """Write weights that describe themselves."""
         config = self.config
         classes = config.data.classes
-        # other images may have them in another order; bare numbers say no more than their places
-        names = {} if all(whole(name) is not None for name in classes) else {"classes": classes}
+        # other images may have them in another order, numbers, too, unless they are their places
+        names = {} if are_places(classes) else {"classes": classes}
         save_checkpoint(
             path,
             network,
