@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import jsonschema
@@ -45,6 +46,7 @@ from robustkit.auditing.stages import (
 )
 from robustkit.auditing.verdict import parse_claim
 from robustkit.calls.given import ImageOptions
+from robustkit.certification import AttackedSmoothed
 from robustkit.checkpoint import read_checkpoint
 from robustkit.cli.commands import app
 from robustkit.data import from_arrays, load_dataset
@@ -765,6 +767,30 @@ def test_images_whose_smoothed_certificate_an_attack_breaks_are_told(
     assert note.startswith("smoothed classifier: 2 of 4 images, certified, fell to an attack")
 
 
+def test_what_breaks_a_smoothed_image_breaks_it_within_every_larger_radius():
+    from robustkit.auditing.certified import smoothed_levels
+
+    def tried(attacked, certified, contradicted):
+        return AttackedSmoothed(np.array(attacked), np.array(certified), np.array(contradicted))
+
+    levels, neither = smoothed_levels(
+        {
+            0.25: tried([False, True, False], [False, True, False], [True, False, False]),
+            0.5: tried([True, True, True], [True, True, False], [False, False, False]),
+        }
+    )
+    assert levels == [(0.25, 1, 1), (0.5, 1, 1)]
+    assert neither.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough"])
+def test_no_shipped_plan_asks_for_a_radius_that_no_network_can_reach(name):
+    smoothing = plans.load_plan(name).smoothing
+    if smoothing is not None:
+        unanimous = NormalDist().inv_cdf(smoothing.alpha ** (1 / smoothing.draws))
+        assert max(smoothing.radii) < smoothing.sigma * unanimous
+
+
 @pytest.mark.thorough
 def test_minutes_end_an_audit_with_what_is_done(plan, images, tmp_path):
     calls = []
@@ -896,16 +922,21 @@ def test_what_branch_and_bound_proves_holds_at_every_smaller_budget(images, tmp_
     attacked = nothing_fooled(images, "0.0001", "0.0002")
     model = evaluation.from_checkpoint(read_checkpoint("lenet5-mnist5k"))
     levels = [
-        {"robust": [True, False] + [True] * 22, "methods": {"interval": 23}},
-        {"robust": [False, False] + [True] * 22, "methods": {"interval": 22}},
+        {"robust": [True, False] + [True] * 22, "methods": {"interval": 23}, "lost": 0},
+        {"robust": [False, False] + [True] * 22, "methods": {"interval": 22}, "lost": 1},
     ]
-    found = branch(model, attacked, {"reason": "", "levels": levels}, 60, settings_in(tmp_path))
+    kept = {"method": "interval bounds", "reason": "", "levels": levels}
+    found = branch(model, attacked, kept, 60, settings_in(tmp_path))
     assert [level["robust"] for level in found["levels"]] == [[True] * 24] * 2
     assert [level["methods"] for level in found["levels"]] == [
         {"interval": 23, BRANCHING: 1},
         {"interval": 22, BRANCHING: 2},
     ]
+    # the image that rounding alone had left open may be one of those that are proved now
+    assert [level["lost"] for level in found["levels"]] == [0, None]
+    assert found["method"] == "interval bounds, then branch and bound over the signs of ReLUs"
     assert levels[0]["methods"] == {"interval": 23}  # what is kept on file is of the bounds alone
+    assert kept["method"] == "interval bounds"
 
 
 @pytest.mark.thorough
@@ -1072,6 +1103,10 @@ STAGE = '[[stage]]\nattack = "pgd"\nrequired = true\n\n[[stage]]\nrequired = tru
             "alpha must lie between",
         ),
         (ONE + "[smoothing]\nimages = 1\nsigma = 0.5\ndraws = 9\nradii = [-0.25]", "radii must be"),
+        (
+            ONE + "[smoothing]\nimages = 1\nsigma = 0.25\ndraws = 1000\nradii = [0.5, 1.0]",
+            "no network can be certified at radius 1: 1000 draws reach 0.616",
+        ),
         (f'{STAGE}\nattack = "pgd"\nnorms = ["l3"]', r"2: norms: unknown norm 'l3'"),
         (f'{STAGE}\nattack = "mifgsm"\nnorms = ["l2"]', r"\[\[stage\]\] 2: .*l2"),
     ],

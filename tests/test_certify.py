@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import robustkit as front
-from robustkit.certification import complete
+from robustkit.certification import certify, complete
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.errors import EvaluationFailed, InputError, RecordError
@@ -338,6 +338,9 @@ def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, t
         certified = audit["certificate"]["levels"][-1]
         proved = certified["methods"]["branch and bound"]
         assert proved > 0
+        assert audit["certificate"]["method"].endswith(
+            ", then branch and bound over the signs of ReLUs"
+        )
         before = alone["certificate"]["levels"][-1]["certified"]["value"]
         assert round(N * certified["certified"]["value"]) == round(N * before) + proved
         left = round(N * audit["robust"][-1]["accuracy"]["value"])
@@ -345,6 +348,39 @@ def test_an_audit_lets_branch_and_bound_decide_what_is_open(robustkit, digits, t
         assert left >= round(N * certified["certified"]["value"])
         assert f": {proved} certified, {stage['first']} fooled, " in stage["title"]
     assert "branch and bound" in (tmp_path / "audit" / "audit.html").read_text()
+
+
+class OneNumber(nn.Module):
+    """A step between holds one number per image."""
+
+    def __init__(self, end):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(9, 8), nn.Linear(8, 1)
+        self.row = nn.Parameter(torch.rand(1, 9))
+        self.end = end
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x.flatten(1)))
+        return self.end(self, hidden, self.last(hidden).squeeze(1))
+
+
+ENDS = {
+    "binary head": lambda net, h, z: torch.cat([-z[:, None], z[:, None]], 1),
+    "rectified": lambda net, h, z: torch.cat([z.relu()[:, None], z.relu()[:, None] * -1 + 0.1], 1),
+    "centred": lambda net, h, z: h - h.mean(1)[:, None],
+    "gate": lambda net, h, z: h * 2 + (h * net.last.weight[0]).sum(1).unsqueeze(1),
+    "vector": lambda net, h, z: h + nn.functional.linear(h, net.last.weight[0])[:, None],
+    "row": lambda net, h, z: torch.addmm(net.row, h, net.first.weight),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_one_number_per_image_on_the_way_has_bounds_or_a_reason(end):
+    network, x = OneNumber(ENDS[end]).eval(), torch.rand(4, 1, 3, 3)
+    y = network(x).argmax(1)
+    found = certify(network.requires_grad_(False), x, y, "linf", 1e-4)
+    assert found.robust.all() or (end == "vector" and found.reason)
 
 
 class Overflowing(nn.Module):

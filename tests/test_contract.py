@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustkit import evaluate, protocol
 from robustkit.attacks import APGD, PGD, Block, attack_block
+from robustkit.attacks.contract import check_contract
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation.probe import probe
@@ -393,6 +394,36 @@ def test_a_network_that_mixes_its_batch_is_refused_or_evaluated_image_by_image(n
             alone = torch.cat([network().eval()(one) for one in images(8).split(1)]).argmax(1)
         assert rows[0].table["predicted"].to_pylist() == alone.tolist()
     assert rows[0].digest != evaluated(Net(), truth=Net()).digest
+
+
+def scaled_by_its_brightest(x):
+    return x / x.amax()
+
+
+def scaled_by_both_extremes(x):
+    return (x - x.amin()) / (x.amax() - x.amin())
+
+
+def moved_by_its_darkest(x):
+    return x - x.amin()
+
+
+@pytest.mark.parametrize(
+    "scaled", [scaled_by_its_brightest, scaled_by_both_extremes, moved_by_its_darkest]
+)
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("n", [1, 24])
+def test_a_batch_scaled_by_its_extremes_is_refused_though_every_image_has_both(scaled, noise, n):
+    # clean images all have the same extremes: numbers would mix under attack alone
+    x = images(n)
+    x[:, :, 0, 0], x[:, :, 0, 1] = 0.0, 1.0
+
+    class Scaled(Net):
+        def forward(self, x):
+            return self.net(scaled(x)) + noise * torch.randn(3)
+
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
+        check_contract(Scaled().eval(), x, "; or so")
 
 
 @pytest.mark.thorough

@@ -139,10 +139,12 @@ def check_batch(
 def _companies(images: Tensor, batch: int) -> list[Tensor]:
     """What images are passed among: few of them, and so many at once if that is more.
 
-    As many few at all times, so that a rule for large batches shows with few images, too.
+    As many few at all times, so that a rule for large batches shows with few images, too. The
+    first, asked alone and beside copies of itself, has half the contrast: with the darkest and
+    brightest pixel of all it would not show that a batch is scaled by them.
     """
     company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
-    company = torch.cat([company, 1 - company])
+    company = torch.cat([0.25 + company[:1] / 2, company[1:], 1 - company])
     if batch <= len(company):
         return [company]
     return [company, crowd(company, batch)]

@@ -44,7 +44,10 @@ def branch(
     _count(attacked, decided, rows, stage)
     proved = np.zeros(len(robust), bool)
     proved[[rows[row.index] for row in decided.rows if row.outcome == "certified"]] = True
-    return found | {"levels": [_with(level, proved) for level in found["levels"]]}
+    found = found | {"levels": [_with(level, proved) for level in found["levels"]]}
+    if proved.any():
+        found["method"] = f"{found['method']}, then branch and bound over the signs of ReLUs"
+    return found
 
 
 def _with(level: dict[str, Any], proved: Bools) -> dict[str, Any]:
@@ -55,7 +58,9 @@ def _with(level: dict[str, Any], proved: Bools) -> dict[str, Any]:
     robust = np.array(level["robust"], bool)
     new = int((proved & ~robust).sum())
     methods = level["methods"] | ({BRANCHING: new} if new else {})
-    return level | {"robust": (robust | proved).tolist(), "methods": methods}
+    # of those that rounding alone had left open it is not known which are proved now
+    lost = {"lost": None} if new and level.get("lost") else {}
+    return level | {"robust": (robust | proved).tolist(), "methods": methods} | lost
 
 
 def _title(count: int, time_limit: float) -> str:

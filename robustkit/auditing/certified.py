@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from robustkit.auditing.counts import check_sandwich
 from robustkit.auditing.outcome import Bound, Certificate
 from robustkit.auditing.stages import AttackedImages
-from robustkit.certification import Certificates
+from robustkit.certification import AttackedSmoothed, Certificates
 from robustkit.statistics import proportion
 
 
@@ -45,3 +46,18 @@ def certificate(found: Mapping[str, Any], attacked: AttackedImages) -> Certifica
         told = {key: level[key] for key in ("methods", "rounding", "lost")}
         bounds.append(Bound(epsilon.text, float(epsilon), share, **told))
     return Certificate(found["method"], tuple(bounds), n=n)
+
+
+def smoothed_levels(
+    tried: Mapping[float, AttackedSmoothed],
+) -> tuple[list[tuple[float, int, int]], npt.NDArray[np.bool_]]:
+    """By rising radius how many images are certified, and withstand; and which are neither, N.
+
+    What breaks an image within a radius lies within every larger one, too.
+    """
+    neither = np.any([one.contradicted for one in tried.values()], axis=0)
+    levels, stands = [], ~neither
+    for radius, one in tried.items():
+        stands = stands & one.attacked
+        levels.append((radius, int((one.certified & stands).sum()), int(stands.sum())))
+    return levels, neither

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 from robustkit import protocol as protocols
@@ -59,7 +60,8 @@ class Smoothing:
     sigma: float
     draws: int
     alpha: float = 0.001
-    radii: tuple[float, ...] = (0.25, 0.5, 1.0)
+    radii: tuple[float, ...] = ()
+    """none: half of sigma, sigma and twice sigma, as far as so many draws reach"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +175,18 @@ def _smoothing(table: Mapping[str, Any], where: str) -> Smoothing:
         raise InputError(f"{where}: draws must be 1 or more")
     if not 0 < found.alpha < 1:
         raise InputError(f"{where}: alpha must lie between 0 and 1, 0.001 for example")
-    if not found.radii or min(found.radii) <= 0:
+    # the largest radius there can be, if all draws agree (Cohen et al. 2019, section 3.2.2)
+    most = found.sigma * NormalDist().inv_cdf(found.alpha ** (1 / found.draws))
+    usual = tuple(r for r in (found.sigma / 2, found.sigma, 2 * found.sigma) if r < most)
+    radii = found.radii or usual or (found.sigma / 2,)
+    if min(radii) <= 0:
         raise InputError(f"{where}: radii must be numbers above 0")
-    return found
+    if max(radii) >= most:
+        raise InputError(
+            f"{where}: no network can be certified at radius {max(radii):g}: {found.draws} draws "
+            f"reach {max(most, 0):.3g}; give more draws, a larger sigma, or smaller radii"
+        )
+    return replace(found, radii=radii)
 
 
 def _stage(table: Mapping[str, Any], where: str) -> StageSpec:

@@ -24,7 +24,7 @@ from robustkit.auditing.adaptive_stage import (
 from robustkit.auditing.annex import annex
 from robustkit.auditing.branching import branch
 from robustkit.auditing.cache import Parts, masks
-from robustkit.auditing.certified import certificate, kept
+from robustkit.auditing.certified import certificate, kept, smoothed_levels
 from robustkit.auditing.checklist import fill
 from robustkit.auditing.context import AuditContext
 from robustkit.auditing.corruptions import CorruptionRun
@@ -69,7 +69,7 @@ from robustkit.statistics import Comparison, Contrast, Estimate, compare_images,
 
 BATCH = 64
 """images a pass in indicators, corruptions and bounds, where the user names no other number"""
-BROKE = (OutOfTime, RobustkitError, RuntimeError)
+BROKE = (OutOfTime, RobustkitError, RuntimeError, TypeError, ValueError, IndexError)
 """what ends a part of the audit, and not the audit"""
 SURROGATE = "the surrogate"
 
@@ -376,11 +376,11 @@ class _AuditRun:
         own = {"n": smoothing.draws, "seed": self.request.threat.seed}
         noise = SmoothingNoise(smoothing.sigma, smoothing.alpha, **own)
         smoothed = smooth(self._model, images, part.ids, noise)
-        levels, neither = [], smoothed.predicted != smoothed.predicted  # none yet
-        for radius in smoothing.radii:
-            tried = attack_smoothed(self._model, images, labels, part.ids, radius, smoothed)
-            levels.append((radius, int(tried.certified.sum()), int(tried.attacked.sum())))
-            neither |= tried.contradicted
+        tried = {
+            radius: attack_smoothed(self._model, images, labels, part.ids, radius, smoothed)
+            for radius in sorted(smoothing.radii)
+        }
+        levels, neither = smoothed_levels(tried)
         right = smoothed.predicted == labels.cpu().numpy()
         told = {"abstained": smoothed.predicted < 0, "contradicted": neither, "clean": right}
         return {**{name: int(some.sum()) for name, some in told.items()}, "levels": levels}

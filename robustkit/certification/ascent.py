@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustkit.certification.domains import Domains, Problem
+from robustkit.certification.graph import flattened
 from robustkit.certification.refine import nonlinear_inputs, rebounded, relaxed
 
 ALPHA_STEP = 0.1
@@ -79,7 +80,7 @@ def tighten(problem: Problem, domains: Domains) -> Domains:
     for index in nonlinear_inputs(problem.graph):
         open_ = relaxed(problem.graph, cut, index) > 0
         cut[index] = low, high = rebounded(problem.graph, cut, region, index, open_)
-        empty |= (low > high).flatten(1).any(1)
+        empty |= flattened(low > high).any(1)
     sides = [{i: cut[s][k][:, None] for i, s in problem.neurons.sources.items()} for k in (0, 1)]
     low, high = (problem.neurons.gathered(side) for side in sides)
     return replace(

@@ -26,6 +26,7 @@ from robustkit.certification.graph import (
     Relu,
     Sigmoidal,
     Step,
+    flattened,
 )
 from robustkit.certification.region import Region
 from robustkit.certification.roundoff import (
@@ -315,7 +316,8 @@ def carried(
                 arriving[i] = a
                 continue
             case Affine():
-                total = total + a.flatten(2) @ step.offset.expand(step.shape).flatten()
+                offset = step.offset.expand(1, *step.shape).flatten()
+                total = total + a.reshape(*a.shape[:2], -1) @ offset
                 inner = graph.steps[step.source].shape
                 pulled = step.pull(a.flatten(0, 1), inner).view(*a.shape[:2], *inner)
                 flows = [(step.source, pulled)]
@@ -418,7 +420,7 @@ def _through_pool(
 
 def _weighed(slopes: Tensor, values: Tensor) -> Tensor:
     """Σ slopes · values of each image, N × S × … and N × … to N × S."""
-    return (slopes.flatten(2) @ values.flatten(1)[..., None])[..., 0]
+    return (slopes.reshape(*slopes.shape[:2], -1) @ flattened(values)[..., None])[..., 0]
 
 
 def _windowed(step: MaxPool, x: Tensor) -> Tensor:

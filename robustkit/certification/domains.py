@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustkit.certification.bounds import Interval, Multipliers, carried, chunk, local_errors
-from robustkit.certification.graph import BoundGraph, Relu
+from robustkit.certification.graph import BoundGraph, Relu, flattened
 from robustkit.certification.region import Region
 
 
@@ -72,7 +72,7 @@ class Neurons:
             return torch.zeros(1, 0, dtype=torch.float64, device=self.layer.device)
         present = next(iter(whole.values()))
         parts = [
-            whole[i].flatten(1)[:, where]
+            flattened(whole[i])[:, where]
             if i in whole
             else present.new_zeros(len(present), len(where))
             for i, where in self.places.items()

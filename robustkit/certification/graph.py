@@ -203,6 +203,11 @@ def sources(step: Step) -> tuple[int, ...]:
             return (step.source,)
 
 
+def flattened(values: Tensor) -> Tensor:
+    """N × … to N × numbers, one of them where a step holds a single number per image."""
+    return values.reshape(len(values), -1)
+
+
 def matrix(source: int, shape: Shape, w: Tensor, b: Tensor) -> Affine:
     """A matrix, outputs × inputs, times the last dimension, and a bias."""
     terms = w.shape[1]

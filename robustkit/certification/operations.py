@@ -78,8 +78,12 @@ def _plus_times(build: Builder, node: fx.Node, bias: fx.Node, x: fx.Node, weight
 
 
 def _matrix(build: Builder, node: fx.Node, x: fx.Node, w: Tensor, b: Tensor) -> None:
-    if len(build.source(node, x).shape) < 1:
+    if len(build.source(node, x).shape) < 1 or w.dim() != 2 or b.dim() > 2:
         raise Unsupported(named(node))
+    if b.dim() == 2:  # as `addmm` broadcasts it over images
+        if len(b) != 1:
+            raise Unsupported(f"mixes images: {named(node)}")
+        b = b[0]
     build.add(node, matrix(build.place[x], shape_of(node), w, b))
 
 

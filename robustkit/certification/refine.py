@@ -24,6 +24,7 @@ from robustkit.certification.graph import (
     Sigmoidal,
     Step,
     Window,
+    flattened,
     pool_window,
     pool_windows,
 )
@@ -71,7 +72,7 @@ def refined(
         chosen = _widest(relaxed(graph, bounds, index), most)
         if not bool(chosen.any()):
             continue
-        left = left - chosen.flatten(1).sum(1) * layer.price
+        left = left - flattened(chosen).sum(1) * layer.price
         if crops is None:
             known[index] = rebounded(graph, bounds, region, index, chosen)
         else:
@@ -111,7 +112,7 @@ def _granted(
     """
     for others in range(len(layers), 1, -1):
         layer = layers[others - 1]
-        need = (relaxed(graph, bounds, layer.index) > 0).flatten(1).sum(1) * layer.price
+        need = flattened(relaxed(graph, bounds, layer.index) > 0).sum(1) * layer.price
         left = left - torch.minimum(need, left / others)
     return left
 
@@ -150,7 +151,7 @@ def relaxed(graph: BoundGraph, bounds: Sequence[Interval], index: int) -> Tensor
 
 def _widest(lost: Tensor, most: Tensor) -> Tensor:
     """The numbers of each image, `most` (N) of them, where most is `lost`; never where nothing."""
-    height = lost.flatten(1)
+    height = flattened(lost)
     # strictly above the first that is left out: of equals none is taken, so that the choice depends
     # on no order, and a budget is never exceeded
     ranked = functional.pad(height.sort(dim=1, descending=True).values, (0, 1))
@@ -163,7 +164,7 @@ def rebounded(
 ) -> Interval:
     """A step's interval, tighter where `chosen`, N × the step's shape."""
     errors = local_errors(graph, bounds)
-    low, high = _tightened(graph, bounds, errors, region, index, chosen.flatten(1))
+    low, high = _tightened(graph, bounds, errors, region, index, flattened(chosen))
     return low.view_as(chosen), high.view_as(chosen)
 
 
@@ -178,7 +179,7 @@ def _tightened(
 ) -> Interval:
     """A step's flattened interval, tighter where `chosen`, both N × numbers of the step."""
     shape = graph.steps[index].shape
-    low, high = (side.flatten(1).clone() for side in bounds[index])
+    low, high = (flattened(side).clone() for side in bounds[index])
     most = int(chosen.sum(1).max())
     # the chosen neurons of each image first; the few too many are dropped again
     order = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
