@@ -23,7 +23,7 @@ from robustkit.record import read_header as record_header
 from robustkit.record.certification import read_certification
 from robustkit.record.examples import examples_state
 from robustkit.record.file import UNREADABLE
-from robustkit.seals import SealState, read_sealed, unsealed_bytes
+from robustkit.seals import KEY, SealState, read_sealed, unsealed_bytes
 from robustkit.showing import Shown
 
 State = Literal["intact", "no digest", "damaged", "left over"]
@@ -124,23 +124,42 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], State]] | None:
         return _kind_of_parquet(path)
     if name == "robustkit.json":
         return "marker", _marker
-    if name.startswith("passes-") and path.suffix == ".json":
-        return "times of passes", _sealed
-    if name.startswith("searches-") and path.suffix == ".json":
-        return "times of searches", _sealed
-    if name == "audit.json":
-        return "audit", _audit
-    if name == "manifest.json":
-        return "published report", _manifest
-    in_study = parent.name in SEALED_FOLDERS and is_file(parent.parent / "study.json")
-    of_study = name in ("study.json", "plan.json") and is_file(parent / "study.json")
-    part = path.suffix == ".json" and name.startswith(tuple(f"{one}-" for one in PARTS))
-    if path.suffix == ".json" and (in_study or of_study or part):
-        check = _part if part else _result if parent.name == "tests" else _sealed
-        return "part of an audit" if part else "study", check
+    if path.suffix == ".json":
+        return _kind_of_json(path)
     if path.suffix == ".safetensors":
         return "checkpoint", _checkpoint
     return None
+
+
+def _kind_of_json(path: Path) -> tuple[str, Callable[[Path], State]] | None:
+    name, parent = path.name, path.parent
+    if parent.name in SEALED_FOLDERS and is_file(parent.parent / "study.json"):
+        return "study", _result if parent.name == "tests" else _sealed
+    kinds: dict[str, tuple[str, Callable[[Path], State]]] = {
+        "passes-": ("times of passes", _sealed),
+        "searches-": ("times of searches", _sealed),
+        "audit.json": ("audit", _audit),
+        "manifest.json": ("published report", _manifest),
+        **{f"{one}-": ("part of an audit", _part) for one in PARTS},
+    }
+    if is_file(parent / "study.json"):
+        kinds |= dict.fromkeys(("study.json", "plan.json"), ("study", _sealed))
+    named = (n for n in kinds if name == n or (n.endswith("-") and name.startswith(n)))
+    found = kinds.get(next(named, ""))
+    return None if found is None or _of_others(path) else found
+
+
+def _of_others(path: Path) -> bool:
+    """Whether JSON under a name of ours is somebody else's; what cannot be read may be ours."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(found, dict):
+        return True
+    # web applications and npm have files of these names; ours without its schema still has a seal
+    ours = str(found.get("schema")).startswith("robustkit.") or KEY in found
+    return path.name in ("audit.json", "manifest.json") and not ours
 
 
 def _kind_in_partial(path: Path) -> tuple[str, Callable[[Path], State]] | None:
@@ -276,7 +295,7 @@ def _manifest(path: Path) -> State:
     """A report, with every file that its manifest names."""
     found = json.loads(path.read_bytes())
     if not str(found.get("schema")).startswith("robustkit.report/"):
-        return "no digest"
+        raise RecordError(f"{path}: no manifest of a report; build the report again")
     _check_beside(path, found["files"], "build the report again")
     return "intact"
 

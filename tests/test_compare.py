@@ -15,14 +15,17 @@ from helpers.evaluations import evaluation
 from safetensors.numpy import save_file
 
 import robustkit as package
+from robustkit.analysis.needs import Needs, PowerAnalysis
 from robustkit.checkpoint import read_checkpoint, save_checkpoint
 from robustkit.cli.terminal import share_cell
 from robustkit.errors import InputError
+from robustkit.files import file_digest
 from robustkit.models import build
 from robustkit.protocol import parse_protocol
 from robustkit.record import Store, table
 from robustkit.results.command import data_options
 from robustkit.statistics import (
+    Components,
     Estimate,
     compare_images,
     compare_seeds,
@@ -296,6 +299,65 @@ def test_seeds_without_a_partner_are_left_out_and_told(robustkit):
     assert found["notes"] == [f"{WEAK}: omitted for lack of a partner: seeds 5."]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "others", "apart"),
+    [
+        ((2,), [(0, 1, 2)], False),
+        ((0, 1, 2), [(2,)], False),
+        ((0, 1, 2, 5), [(1, 2, 7)], False),
+        ((0, 1, 2), [(0, 1), (0, 1, 4)], False),
+        ((0, 1), [(2, 3, 4)], False),
+        ((7,), [(8,)], False),
+        # two differences of different networks cannot both be of the baseline's one accuracy
+        ((0, 1, 2), [(0, 1), (1, 2)], True),
+        ((0, 1, 2), [(0,), (0, 1, 2)], True),
+    ],
+)
+def test_accuracies_and_their_difference_are_of_the_same_networks(baseline, others, apart):
+    def of(loss, seeds):
+        return [made(loss, seed, strength=0.12 + 0.1 * (seed == 2)) for seed in seeds]
+
+    methods = dict(zip((STRONG, "hinge"), others, strict=False))
+    called = [of(loss, seeds) for loss, seeds in methods.items()]
+    found = package.compare(of(WEAK, baseline), *called)
+    base, *rest = found.sides
+    for side, given in zip(rest, others, strict=True):
+        alone = min(len(baseline), len(given)) == 1 < max(len(baseline), len(given))
+        told = [note for note in found.notes if note.startswith(f"{side.name} and {base.name}: ")]
+        assert all(("one network each" in note) is not alone for note in told)
+        missing = sorted({*base.seeds} - {*given}) if {*given} & {*baseline} else []
+        for one in found.of(side):
+            a, b = (found.accuracies[name, one.level].value for name in (one.a, one.b))
+            if not (apart and missing):
+                assert a - b == pytest.approx(one.difference.value, abs=1e-12)
+        if apart and missing:
+            listed = ", ".join(map(str, missing))
+            assert (
+                f"{WEAK}: omitted from the difference to {side.name}, not from the accuracies, for "
+                f"lack of a partner: seeds {listed}."
+            ) in found.notes
+    assert apart is any("not from the accuracies" in note for note in found.notes)
+    # as few records are told as networks are compared
+    for side in found.sides:
+        assert len(side.seeds) == len(side.rows)
+        assert [rows.header["checkpoint"]["seed"] for rows in side.rows] == [*side.seeds]
+
+
+@pytest.mark.parametrize("paired_at_chance", [True, False])
+def test_chance_is_judged_by_the_networks_that_are_compared(paired_at_chance):
+    """Of two classes; the networks without a partner would decide otherwise."""
+
+    def of(seed, loss=WEAK):
+        weak = loss == STRONG or (seed == 2) is paired_at_chance
+        found = made(loss, seed, strength=0.1 if weak else 0.6)
+        return with_header(found, "data", found.digest, classes=["0", "1"])
+
+    several = [of(seed) for seed in range(3)]
+    for methods in (([of(2, STRONG)], several), (several, [of(2, STRONG)])):
+        (one,) = package.compare(*methods, at="0.2").comparisons
+        assert one.at_chance is paired_at_chance
+
+
 def test_a_single_network_beside_several_needs_its_seed(robustkit):
     for seed in (0, 1):
         write(made(WEAK, seed))
@@ -375,8 +437,6 @@ def test_checkpoints_that_are_gone_are_found_by_their_path(robustkit):
 
 def checkpoints(tmp_path, losses=(WEAK, STRONG), seeds=range(2), **changes):
     """Files that stand for checkpoints, each with its record."""
-    from robustkit.files import file_digest
-
     (tmp_path / "nets").mkdir(exist_ok=True)
     for loss in losses:
         for seed in seeds:
@@ -401,6 +461,45 @@ def test_patterns_find_the_networks_of_a_method(robustkit, tmp_path, names):
         (WEAK, [0, 1]),
         (STRONG, [0, 1]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ({"seed": 5}, "seed 0, but its record says 5; rename it, or leave {seed} out"),
+        ({"label_noise": 0.1}, "label_noise 0.4, but its record says 0.1"),
+        ({"data_fraction": 0.25}, "data_fraction 0.5, but its record says 0.25"),
+        # what came of the noise that was asked for is another share with every seed
+        ({"label_noise": 0.38, "asked_label_noise": 0.3}, "label_noise 0.4, but its record says"),
+        ({"label_noise": 0.38, "asked_label_noise": 0.4}, ""),
+        ({"label_noise": 0.4, "asked_label_noise": 0.45}, ""),
+        ({"seed": None, "label_noise": None, "data_fraction": None}, ""),
+    ],
+)
+@pytest.mark.parametrize("command", [["compare"], ["power", "--delta", "1"], ["rank"]])
+def test_a_name_that_contradicts_the_record_is_refused(robustkit, command, says, told):
+    pattern = "nets/{loss}_noise{label_noise}_part{data_fraction}_seed{seed}.pt"
+    for loss in (WEAK, STRONG):
+        for seed in (0, 1):
+            name = pattern.format(loss=loss, label_noise=0.4, data_fraction=0.5, seed=seed)
+            found = made(loss, seed, path=name)
+            known = {"seed": seed, "label_noise": 0.4, "data_fraction": 0.5}
+            known |= says if (loss, seed) == (WEAK, 0) else {}
+            write(with_header(found, "checkpoint", found.digest, **known))
+            Path("nets").mkdir(exist_ok=True)
+            Path(name).write_text(name)
+    for path in Path("runs").glob("*.parquet"):
+        found = package.read_record(path)
+        sha256 = file_digest(Path(found.header["checkpoint"]["path"]))
+        write(with_header(found, "checkpoint", found.digest, sha256=sha256))
+    if told:
+        line = refused(robustkit, *command, pattern)
+        assert f"nets/{WEAK}_noise0.4_part0.5_seed0.pt: its name says {told}" in line
+    elif command == ["rank"]:
+        assert "ranks need two independent data sets" in refused(robustkit, *command, pattern)
+    else:
+        told = numbers(robustkit, *command, pattern)
+        assert [side["seeds"] for side in told.get("sides", ())] in ([], [[0, 1], [0, 1]])
 
 
 def weights_folder(name, number):
@@ -519,6 +618,80 @@ def test_several_ways_of_evaluation_must_be_chosen_from(robustkit):
     assert "--attack cw --data mnist5k --limit 300" in line
     line = refused(robustkit, "compare", *names, "--data", "mnist")
     assert "was evaluated on mnist5k, not on mnist" in line
+
+
+def later(found, day):
+    """The evaluation as if made on another day."""
+    return replace(found, run={**found.run, "started": f"2026-02-{day:02}T00:00:00+00:00"})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_clean_images_alone_are_compared_under_the_attack_that_is_asked(robustkit, turned):
+    """Whichever attack each network was evaluated by last."""
+    weak, strong = made(WEAK, 0), made(STRONG, 1)
+    ways = [weak, fgsm(weak), strong, fgsm(strong)]
+    days = [2, 1, 1, 2] if turned else [1, 2, 2, 1]
+    for found, day in zip(ways, days, strict=True):
+        write(later(found, day))
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    for attack, records in (("pgd", ways[::2]), ("fgsm", ways[1::2])):
+        whole = numbers(robustkit, "compare", *names, "--attack", attack)
+        clean = numbers(robustkit, "compare", *names, "--attack", attack, "--at", "clean")
+        assert clean["comparisons"] == whole["comparisons"][:1]
+        assert clean["protocol"] == whole["protocol"]
+        for shown, full, record in zip(clean["sides"], whole["sides"], records, strict=True):
+            assert shown["records"] == full["records"] == [record.header["digest"]]
+            assert shown["passes"] == full["passes"]
+    # nor does it hang on the day which of several is meant where none is asked for
+    told = numbers(robustkit, "compare", *names, "--at", "clean")
+    assert told["protocol"]["name"] == "pgd"
+    assert told["comparisons"][0]["correction"] == "Bonferroni over 4 levels"
+    _, out, _ = robustkit("compare", *names, "--at", "clean")
+    assert out.startswith("pgd (ℓ∞, ε = 0.1, 0.2, 0.3) on 300 test images of mnist5k\n")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_family_has_the_budgets_that_all_share_whichever_were_evaluated_last(robustkit, turned):
+    """Budgets were scanned, so that records with other ones answer for a smaller budget, too."""
+    names = []
+    for seed, loss in enumerate((WEAK, STRONG)):
+        few = scanned(made(loss, seed, epsilons=("0.1", "0.2")))
+        many = with_header(made(loss, seed), "protocol", str(seed) * 64, **few.header["protocol"])
+        asked = {**few.header["protocol"]["resolved"], "epsilons": ["0.1", "0.2", "0.3"]}
+        budgets = made(loss, seed).header["protocol"]["epsilons"]
+        many = with_header(many, "protocol", str(seed) * 64, resolved=asked, epsilons=budgets)
+        write(later(few, 1 + (seed == turned)))
+        write(later(many, 1 + (seed != turned)))
+        names.append(few.header["checkpoint"]["path"])
+    for level in ("clean", "0.1", "0.2", "0.3"):
+        (one,) = numbers(robustkit, "compare", *names, "--at", level)["comparisons"]
+        assert one["correction"] == "Bonferroni over 4 levels"
+
+
+@pytest.mark.parametrize(
+    ("other", "asked"),
+    [
+        (lambda found: fgsm(found), []),
+        (lambda found: in_l2(found), []),
+        (lambda found: found, ["--attack", "fgsm"]),
+        (lambda found: found, ["--norm", "l2"]),
+    ],
+)
+def test_where_no_attack_is_shared_none_is_told_of_clean_images(robustkit, other, asked):
+    weak, strong = made(WEAK, 0), other(made(STRONG, 1))
+    for found in (weak, strong):
+        write(found)
+    names = [found.header["checkpoint"]["path"] for found in (weak, strong)]
+    command = ("compare", *names, "--at", "clean", *asked)
+    told = numbers(robustkit, *command)
+    assert told["protocol"] is None
+    assert [side["passes"] for side in told["sides"]] == [None, None]
+    assert [one["correction"] for one in told["comparisons"]] == [""]
+    _, out, _ = robustkit(*command)
+    assert out.startswith("no attack on 300 test images of mnist5k\n")
+    assert "Passes per image" not in out
+    title = str(package.compare(weak, strong, at="clean"))
+    assert ("no attack on 300" in title) is not asked
 
 
 @pytest.mark.parametrize(
@@ -975,6 +1148,29 @@ def test_power_tells_what_takes_most(robustkit):
     }
     most = max(fewest, key=fewest.__getitem__)
     assert f"Most demanding: {STRONG} and {WEAK}, ε = {most}." in out
+
+
+def test_what_takes_most_is_told_of_either_goal(robustkit, monkeypatch):
+    """A level whose spread is over images is the hardest for one goal alone."""
+    spreads = {"clean": (1e-5, 0.06), "0.1": (1e-3, 0.01), "0.2": (1e-4, 0.01)}
+    plans = {
+        level: plan(Components(seed, image, 0.02, 5, 2000), delta=0.02, family=4)
+        for level, (seed, image) in spreads.items()
+    }
+    words = [power.in_words for power in plans.values()]
+    assert words[:2] == [("7", "more than 50"), ("36", "47")]
+    found = PowerAnalysis(tuple(Needs(STRONG, WEAK, at, power) for at, power in plans.items()))
+    said = f"36 paired seeds ({STRONG} and {WEAK}, ε = 0.1); to show equivalence"
+    assert said in found.sentence
+    assert found.sentence.endswith(f"more than 50 seeds ({STRONG} and {WEAK}, clean).")
+    monkeypatch.setattr("robustkit.calls.compare.power", lambda *_, **__: found)
+    _, out, _ = robustkit("power", "--delta", "2")
+    assert f"Most demanding for a difference: {STRONG} and {WEAK}, ε = 0.1." in out
+    assert f"Most demanding for equivalence: {STRONG} and {WEAK}, clean." in out
+    # one level that takes most for both is told once, and its sentence is its own
+    for one in (("0.1", "0.2"), ("clean", "0.2")):
+        few = PowerAnalysis(tuple(Needs(STRONG, WEAK, at, plans[at]) for at in one))
+        assert few.sentence == plans[one[0]].sentence()
 
 
 def test_power_by_hand_and_what_it_refuses(robustkit):

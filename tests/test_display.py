@@ -29,7 +29,7 @@ def ranking():
     accuracies = ((0.9, 0.8, 0.7), (0.8, 0.7, 0.75), (0.7, 0.6, 0.5))
     return Ranking(
         ("a", "b", "c"), ("x", "y", "z"), ("clean",) * 3, accuracies,
-        friedman(accuracies),
+        friedman(accuracies), (evaluation("net.pt", n=3).header,) * 3,
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def with_dollars(name):
         return robustkit.compare(*several[:2])
     if name == "ranking":
         found = ranking()
-        return Ranking((MATHS, "b", "c"), found.data, found.levels, found.accuracies, found.ranks)
+        return replace(found, methods=(MATHS, "b", "c"))
     return robustkit.from_arrays(
         np.zeros((2, 1, 4, 4)) + 0.5, [0, 1], name="x", classes=[MATHS, "b"]
     )

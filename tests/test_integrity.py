@@ -266,6 +266,34 @@ def test_files_of_others_are_passed_over_and_a_folder_of_none_ends_with_2(tmp_pa
         list(check_files(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", '[{"url": "/a.js"}]'),
+        ("manifest.json", '{"name": "PWA", "schema": 1}'),
+        ("manifest.json", '\ufeff{"manifest_version": 3}'),
+        ("audit.json", '{"advisories": {}}'),
+        ("audit.json", "[]"),
+        ("certificate-1.json", '[{"issuer": "A"}]'),
+        ("study.json", '["one"]'),
+    ],
+)
+def test_json_of_others_under_a_name_of_ours_is_passed_over(tmp_path, name, content, monkeypatch):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert list(check_files(tmp_path)) == []
+    assert run(monkeypatch, tmp_path / name) == 2
+
+
+@pytest.mark.parametrize("name", ["report/manifest.json", "audit/audit.json"])
+def test_one_of_ours_without_its_schema_is_refused_by_name(whole, tmp_path, monkeypatch, name):
+    shutil.copytree(whole, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    table = json.loads(path.read_text())
+    del table["schema"]
+    path.write_text(json.dumps(table))
+    assert run(monkeypatch, path) == 2
+
+
 def test_a_folder_that_cannot_be_read_is_named(whole, monkeypatch):
     scan = os.scandir
 

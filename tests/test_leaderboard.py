@@ -20,7 +20,8 @@ from robustkit.auditing.stored import encoded
 from robustkit.corruption import NAMES
 from robustkit.errors import InputError
 from robustkit.files import digest
-from robustkit.record import Store
+from robustkit.protocol import check_budgets, parse_epsilon
+from robustkit.record import Store, table
 from robustkit.reporting.leaderboard import page
 from robustkit.reporting.wording import interval
 from robustkit.results.records import identity_of, open_record
@@ -204,6 +205,81 @@ def test_rotations_are_compared_and_ranked_like_any_other_budget(tmp_path):
         assert tuple(one.level for one in compared.comparisons) == levels
     with pytest.raises(InputError, match="40deg"):
         robustkit.compare(*found, at="40deg+4px")
+
+
+def with_budgets(name, texts, number):
+    """An evaluation as if by rotation and translation, within these budgets."""
+    found = made(name, started=str(number))
+    budgets = tuple(map(parse_epsilon, texts))
+    protocol = found.header["protocol"]
+    resolved = protocol["resolved"] | {"epsilons": texts, "norm": "spatial"}
+    resolved |= {"search": "scan"} if len(texts) > 1 else {}
+    protocol |= {
+        "norm": "spatial",
+        "resolved": resolved,
+        "epsilons": [{"epsilon": b.text, "value": float(b)} for b in budgets],
+    }
+    places = {"0.1": texts[0], "0.2": texts[-1], "0": "0", None: None}
+    fooled = [places[text] for text in found.table["fooled_at"].to_pylist()]
+    rows = table(found.table.to_pydict() | {"fooled_at": fooled})
+    return replace(found, header=found.header | {"protocol": protocol}, table=rows)
+
+
+SPATIAL = {"degrees": ["30deg"], "pixels": ["3px", "4px"], "0.1": ["10deg+1px", "20deg+2px"]}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (["degrees"], ["pixels"]),
+        (["degrees", "pixels"], ["degrees", "pixels"]),
+        (["pixels", "0.1"], ["degrees", "0.1"]),
+    ],
+)
+def test_transforms_that_are_in_no_proportion_are_on_boards_of_their_own(a, b):
+    found = [
+        with_budgets(name, SPATIAL[kind], number)
+        for name, kinds in (("a", a), ("b", b))
+        for number, kind in enumerate(kinds)
+    ]
+    made = robustkit.leaderboard(*found)
+    assert {
+        (board.levels, tuple(sorted(row.name[0] for row in board.rows))) for board in made.boards
+    } == {
+        (tuple(SPATIAL[kind]), tuple(name for name in "ab" if kind in {"a": a, "b": b}[name]))
+        for kind in {*a, *b}
+    }
+    for board in made.boards:
+        check_budgets("spatial", [parse_epsilon(text) for text in board.levels])
+    assert made.notes == ()
+    words = {
+        "degrees": "budgets in degrees",
+        "pixels": "budgets in pixels",
+        "0.1": "budgets of 1/10 px per degree",
+    }
+    ends = {board.title.rpartition(", ")[2] for board in made.boards}
+    assert ends == {words[kind] for kind in {*a, *b}}
+
+
+def test_a_transform_of_the_same_proportion_in_another_evaluation_is_told():
+    found = [with_budgets("a", ["30deg"], 0), with_budgets("a", ["10deg", "20deg"], 1)]
+    (note,) = robustkit.leaderboard(*found).notes
+    assert "was attacked at ε = 30deg as well, in another evaluation" in note
+    check_budgets("spatial", [parse_epsilon(f"{n}deg") for n in (10, 20, 30)])
+
+
+def test_networks_that_only_corrupted_images_are_known_of_are_named():
+    fog = {"corruption": "fog", "severity": 1}
+    made("a")
+    for name in ("b", "c"):
+        made(name, source=fog)
+    found = boards()
+    assert [row.name for board in found.boards for row in board.rows] == ["a_seed0.pt"]
+    (note,) = found.notes
+    assert "only corrupted images evaluated: nets/b_seed0.pt and nets/c_seed0.pt" in note
+    made("b")
+    (_, note) = boards().notes
+    assert "only corrupted images evaluated: nets/c_seed0.pt;" in note
 
 
 def test_corruptions_and_audits_stand_beside_the_network_that_they_are_of():

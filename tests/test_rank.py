@@ -12,6 +12,8 @@ from scipy.stats import friedmanchisquare, rankdata
 import robustkit as robustkit_calls
 from robustkit.errors import InputError
 from robustkit.files import digest
+from robustkit.record import Store
+from robustkit.statistics.comparison import listed
 
 DATA = ("cifar10", "mnist", "svhn", "mine")
 
@@ -111,6 +113,63 @@ def test_networks_of_a_method_that_differ_in_more_than_seeds_are_told(robustkit)
     (note,) = found["notes"]
     assert note.startswith("Networks of hinge differ in model, ")
     assert found["sentences"][-1] == note
+
+
+CHANGES = {
+    "norm": {"norm": "l2"},
+    "target": {"target": "next"},
+    "protocol": {"name": "other"},
+    "settings of the attack": {"attacks": [{"kind": "fgsm"}, {"kind": "pgd", "steps": 7}]},
+}
+
+
+@pytest.mark.parametrize("kinds", [(), *((kind,) for kind in CHANGES), ("norm", "target"), CHANGES])
+def test_attacks_that_differ_between_data_sets_are_told_and_each_is_named(
+    robustkit, records, kinds
+):
+    change = {key: value for kind in kinds for key, value in CHANGES[kind].items()}
+    for (_, data, _), made_ in records.items():
+        if data == "svhn":
+            protocol = made_.header["protocol"]
+            resolved = protocol["resolved"] | {k: v for k, v in change.items() if k != "name"}
+            own = {key: change[key] for key in ("norm", "name") if key in change}
+            header = made_.header | {"protocol": protocol | own | {"resolved": resolved}}
+            Path(f"runs/{header['digest'][:32]}.parquet").unlink()
+            with Store(Path("runs")).claim(header["digest"], lambda: None) as blocks:
+                blocks.finish(header, made_.run, made_.table)
+    found = ranked(robustkit, "runs/*.parquet", "--at", "0.2")
+    names = [kind for kind in kinds if kind != "settings of the attack" or len(kinds) == 1]
+    note = f"Data sets differ in {listed(names)}: mean ranks are over different threats."
+    assert found["notes"] == [note] * bool(kinds)
+    tested = dict(zip(found["data"], found["tested"], strict=True))
+    images = {"name": "mnist", "split": "test", "n": 300, "digest": digest("mnist")}
+    assert tested["mnist"]["data"] == images
+    assert tested["mnist"]["protocol"]["norm"] == "linf"
+    expected = {"norm": "linf", "target": "none", "name": "pgd"} | change
+    attack = tested["svhn"]["protocol"]
+    assert attack["digest"]
+    assert attack["norm"] == expected["norm"]
+    assert attack["targeted"] == expected["target"]
+    assert attack["name"] == expected["name"]
+    assert "Evaluated: pgd (ℓ∞, ε = 0.2) on 300 test images of mnist." in found["sentences"]
+    towards = " towards next" if "target" in kinds else ""
+    norm = "ℓ₂" if "norm" in kinds else "ℓ∞"
+    line = f"Evaluated: {expected['name']}{towards} ({norm}, ε = 0.2) on 300 test images of svhn."
+    assert line in found["sentences"]
+    title = repr(robustkit_calls.rank("runs/*.parquet", at="0.2")).splitlines()[0]
+    own = f"{expected['name']}{towards} ({norm}, ε = 0.2)"
+    usual = "pgd (ℓ∞, ε = 0.2)"
+    assert title.endswith(f"data sets: {usual}" if own == usual else f"{listed([usual, own])}")
+
+
+def test_a_data_set_without_an_attack_beside_attacked_ones_is_told(robustkit):
+    both = ranked(robustkit, "runs/*.parquet")
+    assert both["notes"] == []
+    assert {one["protocol"] for one in both["tested"]} == {None}
+    assert "Evaluated: no attack on 300 test images of mnist." in both["sentences"]
+    mixed = ranked(robustkit, "runs/*.parquet", "--at", "0.2", "--at", "mine=clean")
+    (note,) = mixed["notes"]
+    assert note.startswith("Data sets differ in norm and protocol: ")
 
 
 def test_the_table_and_the_figure(robustkit, tmp_path):

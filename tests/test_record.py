@@ -177,18 +177,28 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
         "seed": 7,
         "data": "mnist5k",
         "split": "test",
+        "images": found.header["data"]["digest"],
+        "corruption": None,
+        "severity": None,
         "protocol": "pgd",
         "norm": "linf",
         "targeted": found.header["protocol"]["resolved"]["target"],
+        "surrogate": None,
+        "precision": "float32",
+        "revision": found.header["engine"]["revision"],
     }
     assert list(frame.columns) == ["index", *constant]
     first = frame[frame.evaluation == "a" * 64]
+    nothing = ["corruption", "severity", "surrogate"]
+    assert frame[nothing].isna().all(axis=None)
+    first = first.drop(columns=nothing)
+    constant = {name: value for name, value in constant.items() if name not in nothing}
     assert first.drop(columns="index").to_dict("records") == [constant] * 3
     assert first["index"].tolist() == [0, 1, 2]
     second = frame[frame.evaluation == "b" * 64]
     unknown = ["checkpoint", "model", "loss", "label_noise", "data_fraction", "seed"]
     assert second[unknown].isna().all(axis=None)
-    assert second.drop(columns=unknown).notna().all(axis=None)
+    assert second.drop(columns=[*unknown, *nothing]).notna().all(axis=None)
     # what is unknown of every network has the type that it would have, too
     (tmp_path / f"{'a' * 32}.parquet").unlink()
     kinds = record.frame(tmp_path, columns=["index"])[unknown].dtypes
@@ -196,6 +206,33 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
     for name in unknown:
         assert (kinds[name] == np.float64) == (name in numbers)
         assert isinstance(kinds[name], pd.CategoricalDtype) == (name not in numbers)
+
+
+FOG = {"corruption": "fog", "severity": 3}
+
+
+@pytest.mark.parametrize(
+    ("part", "told", "column", "value"),
+    [
+        (None, {"surrogate": {"path": "other.pt"}}, "surrogate", "other.pt"),
+        (None, {"precision": "bf16"}, "precision", "bf16"),
+        ("data", {"digest": "d" * 64}, "images", "d" * 64),
+        ("data", {"source": FOG}, "corruption", "fog"),
+        ("data", {"source": FOG}, "severity", 3),
+        ("engine", {"revision": 99}, "revision", 99),
+    ],
+)
+def test_evaluations_that_another_attack_or_other_images_tell_apart_differ_in_the_frame(
+    tmp_path, part, told, column, value
+):
+    made = stored(tmp_path, "a" * 64, n=3)
+    header = made.header | (told if part is None else {part: made.header[part] | told})
+    with record.Store(tmp_path).claim("b" * 64, str) as blocks:
+        blocks.finish(header | {"digest": "b" * 64}, made.run, made.table)
+    frame = record.frame(tmp_path, columns=["index"])
+    one, other = (frame[frame.evaluation == name * 64] for name in "ab")
+    assert other[column].tolist() == [value] * 3
+    assert value not in one[column].tolist()
 
 
 def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path):

@@ -500,8 +500,15 @@ def test_a_claim_at_a_level_without_data_does_not_hold(tmp_path):
     ("seeds", "test", "unit", "note"),
     [
         ({"a": (1, 2), "b": (0, 1)}, "two-way Welch t", "2 and 2 unpaired seeds", "not matched"),
-        ({"a": (0, 1, 2), "b": (1, 2, 3)}, "two-way t", "2 paired seeds", "seeds 0."),
-        ({"a": (1,), "b": (0, 1)}, "McNemar", "1 pair of", "one network each"),
+        (
+            {"a": (0, 1, 2), "b": (1, 2, 3)},
+            "two-way t",
+            "2 paired seeds",
+            "a: omitted from the difference to b, not from the accuracies, for lack of a partner: "
+            "seeds 0.",
+        ),
+        ({"a": (1,), "b": (0, 1)}, "McNemar", "1 pair of", "one pair of networks, seed 1."),
+        ({"a": (1,), "b": (0,)}, "McNemar", "1 pair of", "one network each"),
     ],
 )
 def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
@@ -514,6 +521,39 @@ def test_how_seeds_pair_networks_is_told(tmp_path, seeds, test, unit, note):
     assert test in one.test
     assert unit in one.unit
     assert any(note in text for text in panel.notes)
+    assert sum("one network each" in text for text in panel.notes) == (note == "one network each")
+    # or the accuracies are those whose difference is told
+    a, b = (np.mean([value.estimate.value for value in line.values]) for line in panel.lines[::-1])
+    apart = bool(abs(a - b - one.difference.value) > 1e-12)
+    assert apart is any("not from the accuracies" in text for text in panel.notes)
+
+
+def test_networks_without_a_partner_are_told_of_a_claim_about_others_than_the_baseline(tmp_path):
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS + CLAIM.format(says="better").replace('b = "b"', 'b = "c"'))
+    seeds = {"b": (0, 1, 2), "a": (0, 1, 2), "c": (0, 1)}
+    study = spec.load_study(str(path))
+    (panel,) = judge_study(study, Findings(drawn(tmp_path, seeds, levels=("0",)))).panels
+    told = [note for note in panel.notes if "omitted" in note]
+    assert told == [
+        f"{name}: omitted from the difference to c, not from the accuracies, for lack of a "
+        "partner: seeds 2."
+        for name in ("b", "a")
+    ]
+
+
+def test_chance_is_judged_by_the_networks_that_are_compared(tmp_path):
+    """The baseline's networks without a partner are better than a guess, and decide nothing."""
+    rng, numbers = np.random.default_rng(1), []
+    for method, chances in (("a", (0.5, 0.5)), ("b", (0.5, 0.5, 0.9))):
+        for seed, chance in enumerate(chances):
+            right = rng.random(2000) < chance
+            path = rows(tmp_path, f"{method}{seed}", right, classes=2, loss=method)
+            numbers.append(Number("label-noise", method, "0", seed, path))
+    path = tmp_path / "claims.toml"
+    path.write_text(CLAIMS)
+    (panel,) = judge_study(spec.load_study(str(path)), Findings(numbers)).panels
+    assert [one.at_chance for one in panel.comparisons] == [True]
 
 
 def test_one_network_as_several_seeds_counts_once_and_is_told(tmp_path):

@@ -5,7 +5,6 @@ Records in, comparisons out; needs no torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 from robustkit.analysis.contrast import (
@@ -13,6 +12,7 @@ from robustkit.analysis.contrast import (
     classes_of,
     contrast,
     judge_levels,
+    matched,
     pairing_notes,
     precision_note,
     several_note,
@@ -20,8 +20,8 @@ from robustkit.analysis.contrast import (
 )
 from robustkit.errors import InputError
 from robustkit.protocol import budget_key, protocol_in_words
-from robustkit.results.records import CLEAN, condition, precision_of
-from robustkit.results.sides import Side
+from robustkit.results.records import CLEAN, precision_of
+from robustkit.results.sides import Side, in_words
 from robustkit.showing import Shown
 from robustkit.statistics import (
     Comparison,
@@ -36,10 +36,11 @@ class Compared(Shown):
     """Several methods, the first of which the others are compared with."""
 
     sides: tuple[Side, ...]
+    """each by its networks that are compared, see `_compared`"""
     levels: tuple[str, ...]
     """"clean" and budgets as written, in their order"""
     accuracies: Mapping[tuple[str, str], Estimate]
-    """by side and level, each interval on its own"""
+    """by side and level, each interval on its own, over the networks that are compared"""
     comparisons: tuple[Comparison, ...]
     """of each other side all levels, in their order, which are a family"""
     notes: tuple[str, ...]
@@ -49,6 +50,16 @@ class Compared(Shown):
     def header(self) -> Mapping[str, Any]:
         """Of a record of the baseline."""
         return self.sides[0].rows[0].header
+
+    @property
+    def protocol(self) -> Mapping[str, Any] | None:
+        """Of the attack; None where clean images are all that the evaluations share."""
+        return self.header["protocol"] if self.sides[0].attacked else None
+
+    @property
+    def condition(self) -> str:
+        """In words, how all were evaluated."""
+        return in_words(self.header, "" if self.sides[0].attacked else CLEAN)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -80,8 +91,7 @@ def family_of(sides: Sequence[Side], at: Sequence[str]) -> tuple[str, ...]:
     """
     rows = [row for side in sides for row in side.rows]
     levels = [*levels_of(sides, at), CLEAN]
-    # without an attack networks are compared that were attacked in different ways
-    if len({condition(row.header, inf)._replace(epsilons=()) for row in rows}) == 1:
+    if all(side.attacked for side in sides):
         there = [set(map(budget_key, row.epsilons)) for row in rows]
         levels += [e for e in rows[0].epsilons if all(budget_key(e) in own for own in there)]
     return _unique(levels)
@@ -119,6 +129,8 @@ def compare_sides(
         raise InputError(
             f"{sides[0].name}: give at least two to compare; the first is the baseline"
         )
+    pairing = list(_pairing(sides))
+    sides = _compared(sides)
     levels, whole = levels_of(sides, at), family_of(sides, at)
     baseline, *others = sides
     compared: list[Comparison] = []
@@ -140,18 +152,34 @@ def compare_sides(
         *several_note(len(others), baseline.name, level),
         *precision_note(searched),
         *(note for s in sides for note in unlike_note(s.name, s.checkpoints)),
-        *(note for other in others for note in _pairing(other, baseline)),
+        *pairing,
     ]
     return Compared(tuple(sides), levels, accuracies, tuple(compared), tuple(dict.fromkeys(notes)))
 
 
-def _pairing(a: Side, b: Side) -> Iterable[str]:
-    return pairing_notes((a.name, a.seeds), (b.name, b.seeds))
+def _compared(sides: Sequence[Side]) -> tuple[Side, ...]:
+    """Each side by the networks that its difference is of, so that its accuracy is theirs, too.
+
+    A baseline of which the others pair different networks keeps all; `_pairing` says so.
+    """
+    baseline, *others = sides
+    pairs = [matched(other.seeds, baseline.seeds) for other in others]
+    first = pairs[0] if all(one == pairs[0] for one in pairs) else []
+    return (baseline.of(first), *(s.of(own) for s, own in zip(others, pairs, strict=True)))
+
+
+def _pairing(sides: Sequence[Side]) -> Iterable[str]:
+    """What is to be said of networks that have no partner, or only one."""
+    kept = set(_compared(sides)[0].seeds)
+    baseline, *others = sides
+    for other in others:
+        common = matched(other.seeds, baseline.seeds)
+        whole = () if kept == {*common} else (baseline.name,)
+        yield from pairing_notes((other.name, other.seeds), (baseline.name, baseline.seeds), whole)
 
 
 def _at_chance(a: Side, b: Side, one: Comparison) -> bool:
-    left, right = a.at(one.level).right, b.at(one.level).right
-    return at_chance(left, right, classes_of(a.rows[0].header))
+    return at_chance(a.at(one.level), b.at(one.level), classes_of(a.rows[0].header))
 
 
 def _contrast(a: Side, b: Side, level: str) -> Contrast:

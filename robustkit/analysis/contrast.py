@@ -4,7 +4,7 @@ Whoever asks, for two methods, for several or for a study's report, the same row
 numbers: a family is one method against one other over all levels, and draws are seeded by the rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,11 @@ def pair(a: Replicates, b: Replicates) -> tuple[Replicates, Replicates] | None:
     """Both with the seeds they share, in the same order; None where they do not match."""
     if len(a.seeds) == len(b.seeds) == 1:
         return a, b
-    common = _matched(a.seeds, b.seeds)
+    common = matched(a.seeds, b.seeds)
     return (a.of(common), b.of(common)) if common else None
 
 
-def _matched(a: Sequence[int | None], b: Sequence[int | None]) -> list[int]:
+def matched(a: Sequence[int | None], b: Sequence[int | None]) -> list[int]:
     """The seeds that pair networks of two methods; none where the seeds do not match.
 
     A single seed that is shared makes a pair only where there is no more to be had.
@@ -90,14 +90,14 @@ def judge_levels(
     return family(members, delta=delta, level=level)
 
 
-def at_chance(a: Right, b: Right, classes: int) -> bool:
+def at_chance(a: Replicates, b: Replicates, classes: int) -> bool:
     """Whether neither side is better than guessing one of so many classes, as far as images tell.
 
-    Both are [S, N]. A difference between networks that guess, or that an attack leaves nothing of,
-    says nothing of the methods. Wilson's interval is over images alone, so that seeds that differ
-    a lot do not make chance of an accuracy that is not.
+    Judged by the networks that `contrast` takes. A difference between networks that guess, or that
+    an attack leaves nothing of, says nothing of the methods. Wilson's interval is over images
+    alone, so that seeds that differ a lot do not make chance of an accuracy that is not.
     """
-    return classes > 1 and all(_lower(side) <= 1 / classes for side in (a, b))
+    return classes > 1 and all(_lower(one.right) <= 1 / classes for one in pair(a, b) or (a, b))
 
 
 def _lower(right: Right) -> float:
@@ -115,12 +115,21 @@ def classes_of(header: Mapping[str, Any]) -> int:
 
 
 def pairing_notes(
-    a: tuple[str, Sequence[int | None]], b: tuple[str, Sequence[int | None]]
+    a: tuple[str, Sequence[int | None]],
+    b: tuple[str, Sequence[int | None]],
+    whole: Collection[str] = (),
 ) -> Iterable[str]:
-    """What is to be said of how the seeds of two methods, by name, pair their networks."""
-    common = _matched(a[1], b[1])
+    """What is to be said of how the seeds of two methods, by name, pair their networks.
+
+    Args:
+        a: a method and its seeds.
+        b: the other.
+        whole: those of both whose accuracies are of all their networks, paired or not.
+    """
+    common = matched(a[1], b[1])
     if len(a[1]) == len(b[1]) == 1:
-        yield _single(a[0], b[0])  # whatever their seeds, which need not be known
+        # whatever their seeds, which need not be known
+        yield _single(a[0], b[0], "one network each")
         return
     if not common:
         yield (
@@ -129,10 +138,11 @@ def pairing_notes(
         )
         return
     if len(common) == 1:
-        yield _single(a[0], b[0])
-    for name, seeds in (a, b):
+        yield _single(a[0], b[0], f"one pair of networks, seed {common[0]}")
+    for (name, seeds), (other, _) in ((a, b), (b, a)):
         if left := [seed for seed in seeds if seed not in common]:
-            yield f"{name}: omitted for lack of a partner: seeds {_listed(left)}."
+            of = f" from the difference to {other}, not from the accuracies," * (name in whole)
+            yield f"{name}: omitted{of} for lack of a partner: seeds {_listed(left)}."
 
 
 def unlike_note(method: str, checkpoints: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -151,9 +161,9 @@ def precision_note(precisions: Iterable[str]) -> Iterable[str]:
         yield f"Not all attacks searched in the same precision: {listed(found)}."
 
 
-def _single(a: str, b: str) -> str:
+def _single(a: str, b: str, compared: str) -> str:
     return (
-        f"{a} and {b}: one network each. The intervals do not include what another training would "
+        f"{a} and {b}: {compared}. The intervals do not include what another training would "
         "change; a verdict holds for these networks, not for how they were made."
     )
 

@@ -6,7 +6,7 @@ verdict of an audit stand beside them.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
@@ -18,7 +18,7 @@ from robustkit.analysis.contrast import classes_of, unlike_note
 from robustkit.corruption.published import arranged
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
-from robustkit.protocol import budget_key, by_transfer, protocol_in_words
+from robustkit.protocol import budget_key, by_transfer, parse_epsilon, protocol_in_words
 from robustkit.protocol.file import towards
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
@@ -150,8 +150,7 @@ def leaderboard(
         boards.append(board := _board(title, own, corrupted, audits, by_method))
         notes += _uneven(board, own, corrupted)
         notes += _left_out(title, own, groups[_together(own[0].header)])
-    if not plain:
-        notes.append("Only corrupted images were evaluated, and no clean ones to set beside them.")
+    notes += _only_corrupted(records, {record.identity for record in plain})
     return Leaderboard(
         tuple(sorted(boards, key=lambda board: (-_count(board), board.title))), tuple(notes)
     )
@@ -184,6 +183,18 @@ def _uneven(
             yield f"{board.title}: corruptions are those of {listed(sets)}."
         elif counted:
             yield f"{board.title}: no mean over corruptions, whose severities differ."
+
+
+def _only_corrupted(records: Iterable[Record], plain: Set[str]) -> Iterable[str]:
+    """Which networks stand on no board, for want of an evaluation of `plain` images."""
+    paths = [str(r.checkpoint["path"]) for r in records if r.identity not in plain]
+    if not plain:
+        yield "Only corrupted images were evaluated, and no clean ones to set beside them."
+    elif paths:
+        yield (
+            f"Left out, with only corrupted images evaluated: {listed(sorted({*paths}))}; evaluate "
+            "clean ones, too."
+        )
 
 
 def _count(board: Board) -> int:
@@ -233,6 +244,7 @@ def _parts(header: Mapping[str, Any]) -> dict[str, str]:
     return {
         "images": header["data"]["digest"][:8],
         "seed": str(resolved["seed"]),
+        "budgets": _proportion(header),
         "attacks of revision": str(header["engine"]["revision"]),
         "settings": digest(canonical(resolved["attacks"]))[:8],
         "surrogate": str(header.get("surrogate", {}).get("weights", ""))[:8],
@@ -280,7 +292,15 @@ def _together(header: Mapping[str, Any]) -> str:
     asked = {k: v for k, v in header["protocol"]["resolved"].items() if k not in left_out}
     by = header.get("surrogate", {}).get("weights", "")
     revision = header["engine"]["revision"] if asked["attacks"] else 0
-    return digest(canonical([header["data"]["digest"], asked, by, revision]))
+    return digest(canonical([header["data"]["digest"], asked, by, revision, _proportion(header)]))
+
+
+def _proportion(header: Mapping[str, Any]) -> str:
+    """Equal where `check_budgets` lets the budgets stand together, with a title's words for it."""
+    rotated, shift = next((parse_epsilon(text).ray for text in budgets(header)), (False, None))
+    if rotated:
+        return "in degrees" if shift is None else f"of {shift} px per degree"
+    return "" if shift is None else "in pixels"
 
 
 def _latest(records: Sequence[Record]) -> list[Record]:

@@ -7,6 +7,7 @@ from math import inf
 from robustkit.analysis.compare import family_of, levels_of
 from robustkit.analysis.contrast import pair, unlike_note
 from robustkit.errors import InputError
+from robustkit.results.records import CLEAN
 from robustkit.results.replicates import Replicates
 from robustkit.results.sides import Side
 from robustkit.showing import Shown
@@ -22,6 +23,12 @@ class Needs:
     level: str
     power: Power
 
+    @property
+    def in_words(self) -> str:
+        """Which comparison."""
+        where = self.level if self.level == CLEAN else f"ε = {self.level}"
+        return f"{self.a} and {self.b}, {where}"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PowerAnalysis(Shown):
@@ -32,17 +39,27 @@ class PowerAnalysis(Shown):
     """what of the networks bears on it"""
 
     @property
-    def hardest(self) -> Needs:
-        """The comparison that takes most."""
-        return max(
-            self.comparisons,
-            key=lambda one: (one.power.seeds_equivalence or inf, one.power.seeds_difference or inf),
-        )
+    def hardest(self) -> tuple[Needs, Needs]:
+        """The comparisons that take most seeds: to show a difference, and to show equivalence.
+
+        One and the same where it takes most for both.
+        """
+
+        def seeds(one: Needs) -> tuple[float, float]:
+            return one.power.seeds_difference or inf, one.power.seeds_equivalence or inf
+
+        difference = max(self.comparisons, key=seeds)
+        return difference, max(self.comparisons, key=lambda one: seeds(one)[::-1])
 
     @property
     def sentence(self) -> str:
-        """What it comes to."""
-        return self.hardest.power.sentence()
+        """What it comes to; two comparisons are named where each takes most for one of both."""
+        difference, equivalence = self.hardest
+        if difference is equivalence:
+            return difference.power.sentence()
+        first = difference.power.to_show_difference(f" ({difference.in_words})")
+        second = equivalence.power.to_show_equivalence(f" ({equivalence.in_words})")
+        return f"{first}; {second}."
 
 
 def needs(

@@ -1,15 +1,18 @@
 """Methods ranked over independent data sets by their evaluations; needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 from robustkit.analysis.contrast import unlike_note
 from robustkit.data import shelf
 from robustkit.errors import InputError, UnknownName
+from robustkit.files import canonical
+from robustkit.protocol.file import target_of
 from robustkit.results.finder import Finder, NetworkGroup, check_twice, named, split
-from robustkit.results.records import NetworkRecords, RecordQuery
-from robustkit.results.sides import Side, sides
+from robustkit.results.records import CLEAN, NetworkRecords, RecordQuery
+from robustkit.results.sides import Side, attack_in_words, in_words, sides
 from robustkit.showing import Shown
 from robustkit.statistics import Ranks, friedman
 from robustkit.statistics.comparison import listed
@@ -18,6 +21,7 @@ DATA = "data"
 """the field of a pattern that tells data sets apart"""
 MANY = 10
 """data sets from which on Nemenyi's test is near enough, says Demšar (2006)"""
+SETTINGS = "settings of the attack"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,8 +35,21 @@ class Ranking(Shown):
     accuracies: tuple[tuple[float, ...], ...]
     """data sets × methods, means over seeds and images"""
     ranks: Ranks
+    headers: tuple[Mapping[str, Any], ...]
+    """of a record on each data set: images and protocol are those of all methods there"""
     notes: tuple[str, ...] = ()
-    """what of the networks bears on it"""
+    """what of networks and attacks bears on it"""
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """What the data sets were attacked by, each once."""
+        told = zip(self.headers, self.levels, strict=True)
+        return tuple(dict.fromkeys(attack_in_words(*one) for one in told))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """By which attack, on which images, data set by data set."""
+        return tuple(in_words(*one) for one in zip(self.headers, self.levels, strict=True))
 
     @property
     def apart(self) -> tuple[tuple[str, str], ...]:
@@ -64,7 +81,7 @@ class Ranking(Shown):
                 f"With fewer than {MANY} data sets the critical difference is approximate, and "
                 "little is decided."
             )
-        return (*found, *self.notes)
+        return (*found, *(f"Evaluated: {one}." for one in self.conditions), *self.notes)
 
 
 def rank(
@@ -113,9 +130,34 @@ def rank(
         for known, where in zip(tested, levels, strict=True)
     )
     every = (side for known in tested for side in known.values())
-    notes = (note for side in every for note in unlike_note(side.name, side.checkpoints))
+    notes = [note for side in every for note in unlike_note(side.name, side.checkpoints)]
+    headers = tuple(next(iter(known.values())).rows[0].header for known in tested)
+    notes += _unlike_attacks(headers, levels)
     ranks = friedman(accuracies, level=level)
-    return Ranking(methods, tuple(data), levels, accuracies, ranks, tuple(dict.fromkeys(notes)))
+    told = tuple(dict.fromkeys(notes))
+    return Ranking(methods, tuple(data), levels, accuracies, ranks, headers, told)
+
+
+def _unlike_attacks(headers: Sequence[Mapping[str, Any]], levels: Sequence[str]) -> Iterable[str]:
+    """In what the attacks of the data sets differ, budgets apart, if they do."""
+    asked = [_attack(*one) for one in zip(headers, levels, strict=True)]
+    differ = [key for key in asked[0] if len({one[key] for one in asked}) > 1]
+    if SETTINGS in differ[1:]:
+        differ.remove(SETTINGS)  # another norm or protocol has others anyway
+    if differ:
+        yield f"Data sets differ in {listed(differ)}: mean ranks are over different threats."
+
+
+def _attack(header: Mapping[str, Any], level: str) -> dict[str, str]:
+    protocol = header["protocol"]
+    if level == CLEAN:
+        return dict.fromkeys(("norm", "target", "protocol", SETTINGS), "none")
+    return {
+        "norm": protocol["norm"],
+        "target": target_of(protocol),
+        "protocol": protocol["name"],
+        SETTINGS: canonical(protocol["resolved"]["attacks"]),
+    }
 
 
 def _on(

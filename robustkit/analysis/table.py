@@ -254,11 +254,17 @@ class AnalysisTable:
             yield f"{len(short) - 5} more networks have no number; see the table of cells."
 
     def _pairings(self) -> Iterable[str]:
-        """What networks of the baseline and of each other method had no partner, or only one."""
-        for method, level in product(self.methods, self.levels):
-            left, right = self.at(method, level), self.at(self.baseline, level)
-            if method != self.baseline and left is not None and right is not None:
-                yield from pairing_notes((method, left.seeds), (self.baseline, right.seeds))
+        """What networks of two methods that are compared had no partner, or only one.
+
+        Accuracies are a method's own, over all its networks, whatever they are compared with.
+        """
+        pairs = [(method, self.baseline) for method in self.methods if method != self.baseline]
+        claims = (c for c in self.study.claims if c.analysis == self.analysis.name)
+        pairs += [(c.a, c.b) for c in claims if self.baseline not in (c.a, c.b)]
+        for (a, b), level in product(pairs, self.levels):
+            left, right = self.at(a, level), self.at(b, level)
+            if left is not None and right is not None:
+                yield from pairing_notes((a, left.seeds), (b, right.seeds), whole=(a, b))
 
     def _line(self, method: str, levels: Sequence[str]) -> Line:
         """A method's values and, where it has the same seeds at all levels, what they make."""
@@ -349,7 +355,7 @@ class AnalysisTable:
         left, right = self.at(one.a, one.level), self.at(one.b, one.level)
         if left is None or right is None or self.header is None:
             return False
-        return at_chance(left.right, right.right, classes_of(self.header))
+        return at_chance(left, right, classes_of(self.header))
 
     def _contrast(self, a: str, b: str, level: str, seeds: int) -> Contrast | str:
         """Two methods at a level, or why that is not tested: with fewer seeds, for one."""

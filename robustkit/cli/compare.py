@@ -101,10 +101,8 @@ def compare(
 
 
 def _show(compared: "Compared") -> None:
-    from robustkit.results.sides import in_words
-
     tell_warnings(compared.warnings)
-    say(in_words(compared.header))
+    say(compared.condition)
     for side in compared.sides[1:]:
         console().print(_table(compared, side))
     for text in (*_sentences(compared), *_cost(compared), *_undecided(compared)):
@@ -201,13 +199,15 @@ def _at(level: str) -> str:
 
 def as_json(compared: "Compared") -> dict[str, Any]:
     """Everything that was found, shares as fractions; a difference is that of a less b."""
-    header = compared.header
+    header, protocol = compared.header, compared.protocol
     return {
         "schema": SCHEMA,
         "baseline": compared.sides[0].name,
         "data": {key: header["data"][key] for key in ("name", "split", "n", "digest")},
-        "protocol": {key: header["protocol"][key] for key in ("name", "norm", "digest")}
-        | {"targeted": target_of(header["protocol"])},
+        "protocol": None
+        if protocol is None
+        else {key: protocol[key] for key in ("name", "norm", "digest")}
+        | {"targeted": target_of(protocol)},
         "sides": [_side(compared, side) for side in compared.sides],
         "comparisons": [_comparison(compared, one) for one in compared.comparisons],
         "notes": list(compared.notes),

@@ -109,13 +109,17 @@ def power(
 
 
 def _show(found: "PowerAnalysis") -> None:
-    most, planned = found.hardest, found.comparisons
-    say(_basis(most.power))
-    if len(planned) > 1:
-        console().print(_levels(planned))
-        where = "clean" if most.level == "clean" else f"ε = {most.level}"
-        say(f"Most demanding: {most.a} and {most.b}, {where}.")
-    console().print(_seeds(most.power))
+    difference, equivalence = found.hardest
+    hardest = {" for a difference": difference, " for equivalence": equivalence}
+    if difference is equivalence:
+        hardest = {"": difference}
+    say(_basis(difference.power))
+    if several := len(found.comparisons) > 1:
+        console().print(_levels(found.comparisons))
+    for goal, most in hardest.items():
+        if several:
+            say(f"Most demanding{goal}: {most.in_words}.")
+        console().print(_seeds(most.power))
     say(found.sentence)
     for note in found.notes:
         say(note)

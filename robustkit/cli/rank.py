@@ -1,6 +1,6 @@
 """`robustkit rank`: several methods over independent data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -20,6 +20,7 @@ from robustkit.cli.stepsummary import summarise
 from robustkit.errors import InputError, shown
 from robustkit.files import write_atomic
 from robustkit.parsing import in_percent
+from robustkit.protocol.file import target_of
 
 if TYPE_CHECKING:
     from robustkit.analysis.rank import Ranking
@@ -101,7 +102,19 @@ def _as_json(found: "Ranking") -> dict[str, Any]:
     told = asdict(found)
     if not isfinite(found.ranks.f_statistic):
         told["ranks"]["f_statistic"] = None  # all data sets agree; JSON has no infinity
-    return {"schema": SCHEMA, **told, "sentences": found.sentences}
+    del told["headers"]
+    tested = [_tested(*one) for one in zip(found.headers, found.levels, strict=True)]
+    return {"schema": SCHEMA, **told, "tested": tested, "sentences": found.sentences}
+
+
+def _tested(header: Mapping[str, Any], level: str) -> dict[str, Any]:
+    """How the networks were tested on a data set, with the keys of a comparison's JSON."""
+    protocol = header["protocol"]
+    attack = {key: protocol[key] for key in ("name", "norm", "digest")}
+    return {
+        "data": {key: header["data"][key] for key in ("name", "split", "n", "digest")},
+        "protocol": None if level == "clean" else attack | {"targeted": target_of(protocol)},
+    }
 
 
 def _drawn(found: "Ranking", file: Path) -> bytes:

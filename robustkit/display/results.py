@@ -47,6 +47,7 @@ from robustkit.results.sides import in_words
 from robustkit.shelves import Listing
 from robustkit.showing import Shown
 from robustkit.statistics import Comparison, Estimate
+from robustkit.statistics.comparison import listed
 from robustkit.statistics.estimate import Method
 from robustkit.summary import certified_points, reference, robust_points
 from robustkit.training import TrainingResult
@@ -165,7 +166,7 @@ def _(found: Audit) -> View:
 def _(found: Compared) -> View:
     head = ("method", "against", "ε", "difference, points", "interval", "p", "verdict")
     return View(
-        title=f"Comparison: {in_words(found.header)}",
+        title=f"Comparison: {found.condition}",
         head=head,
         rows=[
             (c.a, c.b, c.level, in_points(c), ends(c), p_value(c.p, c), c.word)
@@ -185,7 +186,8 @@ def _(found: Ranking) -> View:
     ranks = found.ranks.mean_ranks
     order = sorted(range(len(ranks)), key=lambda place: ranks[place])
     return View(
-        title=f"Ranking of {len(ranks)} methods over {len(found.data)} data sets",
+        title=f"Ranking of {len(ranks)} methods over {len(found.data)} data sets: "
+        f"{listed(found.attacks)}",
         head=("method", "mean rank", *found.data),
         rows=[
             (found.methods[i], f"{ranks[i]:.2f}", *(percent(row[i]) for row in found.accuracies))

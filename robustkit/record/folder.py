@@ -131,8 +131,9 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.
 
     Beside the rows' own columns (choose with `columns`; without that all but the passes) stand
     `evaluation`, `checkpoint`, `model`, `loss`, `label_noise`, `data_fraction`, `seed`, `data`,
-    `split`, `protocol`, `norm` and `targeted`; unknown is null. Text columns are categorical, so
-    that many records fit in memory.
+    `split`, `images` (their digest), `corruption`, `severity`, `protocol`, `norm`, `targeted`,
+    `surrogate` (null: the attack was on the network itself), `precision` and `revision` (of the
+    attacks); unknown is null. Text columns are categorical, so that many records fit in memory.
 
     Raises:
         RecordError: no such folder, or a file in it that cannot be read.
@@ -162,9 +163,15 @@ TOLD: dict[str, tuple[tuple[str, ...], pa.DataType]] = {
     "seed": (("checkpoint", "seed"), pa.int64()),
     "data": (("data", "name"), pa.string()),
     "split": (("data", "split"), pa.string()),
+    "images": (("data", "digest"), pa.string()),
+    "corruption": (("data", "source", "corruption"), pa.string()),
+    "severity": (("data", "source", "severity"), pa.int64()),
     "protocol": (("protocol", "name"), pa.string()),
     "norm": (("protocol", "norm"), pa.string()),
     "targeted": (("protocol", "resolved", "target"), pa.string()),
+    "surrogate": (("surrogate", "path"), pa.string()),
+    "precision": (("precision",), pa.string()),
+    "revision": (("engine", "revision"), pa.int64()),
 }
 """columns that say which evaluation a row is of: where the header has them, and of which type"""
 
@@ -179,8 +186,9 @@ def _nothing(columns: Sequence[str]) -> pa.Table:
 def _tidy(evaluation: Evaluation, columns: Sequence[str]) -> pa.Table:
     result, n = evaluation.table.select(list(columns)), len(evaluation.table)
     for name, (place, kind) in TOLD.items():
-        value = evaluation.header
+        # older records say no precision: they searched in float32
+        value: Any = {"precision": "float32", **evaluation.header}
         for key in place:
-            value = value[key]
+            value = (value or {}).get(key)
         result = result.append_column(name, pa.repeat(pa.scalar(value, kind), n))
     return result

@@ -22,7 +22,7 @@ from robustkit.files import canonical, file_digest, is_file, shipped
 from robustkit.parsing import parse_integer
 from robustkit.results.command import evaluate_command
 from robustkit.results.folders import folder_digest
-from robustkit.results.metadata import same, setting
+from robustkit.results.metadata import NAMED, check_name, recorded_values, same, setting
 from robustkit.results.pattern import FIELD, Match, match_files
 from robustkit.results.records import (
     COMPUTED,
@@ -139,6 +139,8 @@ class Finder:
         seed = records[0].checkpoint["seed"] if records else None
         if "seed" in fields:
             seed = _seed(fields["seed"], name)
+        if records:
+            check_name(Path(name), fields, recorded_values(records[0].checkpoint), NAMED)
         others = tuple((key, value) for key, value in fields.items() if key != "seed")
         return NetworkRecords(name, seed, tuple(records), others)
 

@@ -27,6 +27,8 @@ ROUNDED = Fraction(1, 100)
 """of a share: names are rounded, and few images have no share exactly"""
 ASKED = "asked_label_noise"
 """of a record's checkpoint: the rate that its training asked for, where another share came of it"""
+NAMED = ("seed", *TRAINED)
+"""numbers in a file's name that must be those on record"""
 ITSELF, ASIDE = "the file itself", "its sidecar"
 
 
@@ -165,6 +167,16 @@ def _text(value: object) -> str | None:
     if isinstance(value, str):
         return value if value and value.isprintable() else None
     return str(value) if type(value) is int else None
+
+
+def recorded_values(made: Mapping[str, Any]) -> dict[str, RecordedValue]:
+    """What an evaluation's record says of how its network was trained, as far as it is known."""
+    known = {name: _text(setting(made, name)) for name in NAMED}
+    return {
+        name: RecordedValue(text, "its record", _text(made.get(name)))
+        for name, text in known.items()
+        if text is not None
+    }
 
 
 # --- a name beside the record ---------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,6 +37,15 @@ class Side:
     name: str
     seeds: tuple[int | None, ...]
     rows: tuple[Rows, ...]
+    attacked: bool = True
+    """False: compared on clean images alone, whatever attacks its records are of"""
+
+    def of(self, seeds: Sequence[int]) -> "Side":
+        """Its networks of these seeds; all, where there are none."""
+        if not seeds:
+            return self
+        places = [self.seeds.index(seed) for seed in seeds]
+        return replace(self, seeds=tuple(seeds), rows=tuple(self.rows[place] for place in places))
 
     @property
     def checkpoints(self) -> tuple[Mapping[str, Any], ...]:
@@ -44,8 +54,11 @@ class Side:
 
     @property
     def passes(self) -> MeanPasses | None:
-        """Passes an image, the mean over its networks; None where one's record does not say."""
-        known = [rows.passes for rows in self.rows if rows.passes is not None]
+        """Passes an image, the mean over its networks; None where one's record does not say.
+
+        None, too, where its records are of any attacks.
+        """
+        known = [rows.passes for rows in self.rows if rows.passes is not None and self.attacked]
         if len(known) < len(self.rows):
             return None
         return MeanPasses(*map(fmean, zip(*known, strict=True)))
@@ -61,6 +74,8 @@ def sides(
 ) -> tuple[Side, ...]:
     """The rows of groups under the one condition under which all were evaluated.
 
+    Where that is asked at some levels alone, under one attack and at the same budgets, if possible.
+
     Raises:
         InputError: no such condition, or several; the message lists them, or has the command that
             makes the evaluation that is missing.
@@ -73,11 +88,50 @@ def sides(
     if len(common) > 1:
         raise InputError(_ambiguous([offered[0][c] for c in common]))
     (chosen,) = common
-    rows = iter([records[chosen].rows for records in offered])
+    found = _under_one_attack([_attacked(network, query, chosen) for network in networks])
+    rows = iter([one.rows for one in found or [records[chosen] for records in offered]])
     return tuple(
-        Side(g.name, tuple(n.seed for n in g.networks), tuple(next(rows) for _ in g.networks))
-        for g in groups
+        Side(
+            group.name,
+            tuple(network.seed for network in group.networks),
+            tuple(next(rows) for _ in group.networks),
+            attacked=found is not None,
+        )
+        for group in groups
     )
+
+
+def _attacked(network: NetworkRecords, query: RecordQuery, chosen: Condition) -> list[Record]:
+    """A network's records under the chosen condition, of an attack that is asked for.
+
+    Without an attack they may be of any, and in any precision.
+    """
+    own = [
+        record
+        for record in network.records
+        if not (_misfit(record.header, query) or _other_attack(record.header, query))
+        and condition(record.header, query.largest) == chosen
+    ]
+    exact = [record for record in own if not record.low_precision]
+    return exact or own if query.largest else own
+
+
+def _under_one_attack(offered: Sequence[Sequence[Record]]) -> list[Record] | None:
+    """One record of each network, all of one attack; None where they share none.
+
+    At the same budgets, or where no budgets are shared by all, at each network's most. Of several
+    that have the most budgets, whichever was run last: a family is not to hang on what is shown.
+    """
+    for alike in (True, False):
+        known: list[dict[Condition, Record]] = []
+        for records in offered:
+            whole = [(condition(one.header, inf), one) for one in records]
+            whole.sort(key=lambda pair: (len(pair[0].epsilons), pair[1].standing))
+            known.append({c if alike else c._replace(epsilons=()): one for c, one in whole})
+        if common := _newest(set(known[0]).intersection(*known)):
+            chosen = max(common, key=lambda one: (len(one.epsilons), one))
+            return [records[chosen] for records in known]
+    return None
 
 
 def _newest(common: set[Condition]) -> set[Condition]:
@@ -108,17 +162,25 @@ def _misfit(header: Mapping[str, Any], query: RecordQuery) -> str:
     data, protocol = header["data"], header["protocol"]
     if query.data and not called(query.data, data):
         return f"was evaluated on {data['name']}, not on {query.data}"
-    if query.attack and query.largest and not called(query.attack, protocol):
-        told = f"was attacked by {protocol_in_words(protocol)}"
-        if of_file(query.attack, protocol):
-            return f"{told}, but {query.attack} has been changed since, or is another"
-        return f"{told}, not by {query.attack}"
-    if query.norm and query.largest and query.norm != protocol["norm"]:
-        return f"was attacked in {protocol['norm']}, not in {query.norm}"
+    if query.largest and (told := _other_attack(header, query)):
+        return told
     there = set(map(budget_key, protocol["resolved"]["epsilons"]))
     texts = [text for text in query.budgets if budget_key(text) not in there]
     if texts:
         return f"was not attacked at ε = {', '.join(texts)}, only at {_budgets(header)}"
+    return ""
+
+
+def _other_attack(header: Mapping[str, Any], query: RecordQuery) -> str:
+    """Why a record is not of the attack and norm that are asked; "" if it is."""
+    protocol = header["protocol"]
+    if query.attack and not called(query.attack, protocol):
+        told = f"was attacked by {protocol_in_words(protocol)}"
+        if of_file(query.attack, protocol):
+            return f"{told}, but {query.attack} has been changed since, or is another"
+        return f"{told}, not by {query.attack}"
+    if query.norm and query.norm != protocol["norm"]:
+        return f"was attacked in {protocol['norm']}, not in {query.norm}"
     return ""
 
 
@@ -132,15 +194,20 @@ def _budgets(header: Mapping[str, Any]) -> str:
     return ", ".join(entry["epsilon"] for entry in header["protocol"]["epsilons"]) or "none"
 
 
-def in_words(header: Mapping[str, Any]) -> str:
-    """The condition of a record, for reading."""
-    data, protocol = header["data"], header["protocol"]
-    by = towards(protocol) + by_transfer(header)
+def in_words(header: Mapping[str, Any], level: str = "") -> str:
+    """The condition of a record, for reading; at one budget, or "clean", where that is given."""
+    data = header["data"]
     part = "" if data["split"] == WHOLE else f"{data['split']} "
-    return (
-        f"{protocol['name']}{by} ({symbol(protocol['norm'])}, ε = {_budgets(header)}) on "
-        f"{data['n']:,} {part}images of {data['name']}"
-    )
+    return f"{attack_in_words(header, level)} on {data['n']:,} {part}images of {data['name']}"
+
+
+def attack_in_words(header: Mapping[str, Any], level: str = "") -> str:
+    """The first half of `in_words`."""
+    if level == CLEAN:
+        return "no attack"
+    protocol = header["protocol"]
+    by = towards(protocol) + by_transfer(header)
+    return f"{protocol['name']}{by} ({symbol(protocol['norm'])}, ε = {level or _budgets(header)})"
 
 
 def _ambiguous(records: Sequence[Record]) -> str:

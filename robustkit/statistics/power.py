@@ -74,13 +74,25 @@ class Power:
 
     def sentence(self) -> str:
         """Both, in a sentence fit for a paper."""
-        needs = _needs(self.seeds_difference, self), _needs(self.seeds_equivalence, self)
-        points = f"{100 * self.delta:.10g} {'point' if self.delta == 0.01 else 'points'}"
+        return f"{self.to_show_difference()}; {self.to_show_equivalence()}."
+
+    def to_show_difference(self, of: str = "") -> str:
+        """The first half of the sentence; `of` is the comparison, where halves are of two."""
         return (
-            f"To show a true difference of {points} with power {100 * self.power:.6g} % on "
-            f"{self.images:,} images takes {needs[0]}; "
-            f"to show equivalence within ±{points}, if there is no difference at all, {needs[1]}."
+            f"To show a true difference of {self._points} with power {100 * self.power:.6g} % on "
+            f"{self.images:,} images takes {_needs(self.seeds_difference, self)}{of}"
         )
+
+    def to_show_equivalence(self, of: str = "") -> str:
+        """The second half, likewise."""
+        return (
+            f"to show equivalence within ±{self._points}, if there is no difference at all, "
+            f"{_needs(self.seeds_equivalence, self)}{of}"
+        )
+
+    @property
+    def _points(self) -> str:
+        return f"{100 * self.delta:.10g} {'point' if self.delta == 0.01 else 'points'}"
 
 
 def components(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.8) -> Components:
