@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from robustkit import evaluate, models
-from robustkit.checkpoint import read_checkpoint, save_checkpoint, write_sidecar
+from robustkit.checkpoint import describe, read_checkpoint, save_checkpoint, write_sidecar
 from robustkit.data import from_arrays
 from robustkit.errors import CheckpointError
+from robustkit.evaluation.chance import chance_warnings, settled_by
 from robustkit.protocol import FGSM
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
@@ -253,7 +254,8 @@ def test_a_program_that_normalises_itself_is_told(kind, tmp_path):
     close(given.load()(X), made(normalised(X)))
 
 
-def graph(path, kinds, constants):
+def graph(path, kinds, constants, *, written=False):
+    """With its numbers among the weights, or written into operations, as of Python's numbers."""
     onnx = pytest.importorskip("onnx")
     names, nodes = ["x"], []
     for number, (kind, value) in enumerate(zip(kinds, constants, strict=True)):
@@ -263,6 +265,10 @@ def graph(path, kinds, constants):
     nodes.append(onnx.helper.make_node("Flatten", [names[-1]], ["flat"]))
     nodes.append(onnx.helper.make_node("Gemm", ["flat", "w"], ["y"]))
     values = {f"c{n}": v for n, v in enumerate(constants) if v is not None}
+    if written:
+        held = {k: onnx.numpy_helper.from_array(np.float32(v)) for k, v in values.items()}
+        nodes[:0] = [onnx.helper.make_node("Constant", [], [k], value=v) for k, v in held.items()]
+        values = {}
     values["w"] = np.random.default_rng(0).standard_normal((192, 5))
     tensors = [
         onnx.numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in values.items()
@@ -299,6 +305,13 @@ def test_a_graph_that_normalises_itself_is_told(case, tmp_path):
     close(given.load()(X), plain.load()(normalised(X)))
 
 
+def test_python_s_numbers_in_a_graph_are_its_normalisation_too(tmp_path):
+    graph(tmp_path / "net.onnx", ("Mul", "Sub"), (2.0, 1.0), written=True)
+    assert read_checkpoint(tmp_path / "net.onnx").preprocessing == "assumed none"
+    graph(tmp_path / "net.onnx", ("Sub", "Div"), (0.5, 0.5), written=True)
+    assert read_checkpoint(tmp_path / "net.onnx").preprocessing == "in the checkpoint"
+
+
 @pytest.mark.parametrize("case", ["torch's", "one alone"])
 def test_the_json_beside_a_graph_is_not_applied_to_one_that_normalises_itself(case, tmp_path):
     kinds, constants, own = GRAPHS[case]
@@ -309,6 +322,131 @@ def test_the_json_beside_a_graph_is_not_applied_to_one_that_normalises_itself(ca
     found = read_checkpoint(tmp_path / "net.onnx")
     assert (found.mean, len(warned(found, ASIDE))) == ((None, 1) if own else (MEAN, 0))
     assert found.pipeline is not None
+
+
+# -- of pixels of 0 to 255 -------------------------------------------------------------------------
+
+
+def channels(*values):
+    return np.reshape(values, (1, 3, 1, 1))
+
+
+CAFFE = channels(123.675, 116.28, 103.53), channels(58.395, 57.12, 57.375)
+SCALED = channels(0.485, 0.456, 0.406), channels(0.229, 0.224, 0.225)
+OF_BYTES = {
+    "OpenMMLab's": (("Sub", "Div"), CAFFE),
+    "by a factor": (("Identity", "Add", "Mul"), (None, -CAFFE[0], 1 / CAFFE[1])),
+    "folded": (("Mul", "Sub"), (1 / CAFFE[1], CAFFE[0] / CAFFE[1])),
+    "EfficientNet of Keras": (("Mul", "Sub", "Div"), (1 / 255, *SCALED)),
+    "MobileNet of Keras": (("Mul", "Add"), (1 / 127.5, -1.0)),
+    "a factor alone": (("Div",), (255.0,)),
+    "a mean alone": (("Sub",), CAFFE[:1]),
+}
+OF_ONE = {
+    "multiplied by 255": (("Mul", "Sub", "Div"), (255.0, *CAFFE)),
+    "of 0 to 1": (("Sub", "Div"), SCALED),
+    "learnt": (("Mul", "Add"), (channels(0.2, 4.0, 0.005), channels(-0.9, 0.5, -1.0))),
+    "a small factor": (("Mul",), (0.1,)),
+    "centred": (("Mul", "Sub"), (2.0, 1.0)),
+}
+
+
+def check_told(path, spec, made):
+    """A checkpoint whose network takes pixels of 0 to 255 says so, and stops where it gets them."""
+    plain = read_checkpoint(path, **spec)
+    (warning,) = plain.warnings
+    assert "0 to 255" in warning
+    assert "pass --mean 0 --std 1/255" in warning
+    assert dict(describe(plain))["preprocessing"] == "in the checkpoint, of pixels of 0 to 255"
+    close(plain.load()(X), made(X))
+    assert not settled_by(plain.preprocessing, {}).preprocessing
+    (chance,) = chance_warnings(
+        np.arange(9) % 3, np.zeros(9, int), 3, settled_by(plain.preprocessing, {})
+    )
+    assert "a pixel scale" in chance
+    assert "the checkpoint's own" not in chance
+    bytes_ = read_checkpoint(path, **spec, mean=(0,), std=(1 / 255,))
+    assert (bytes_.warnings, bytes_.preprocessing) == ((), "given")
+    close(bytes_.load()(X), made(255 * X))
+    other = read_checkpoint(path, **spec, mean=MEAN, std=STD)
+    (warning,) = other.warnings
+    assert TWICE in warning
+    assert "pass --mean 0 --std 1/255 instead" in warning
+    close(other.load()(X), made(normalised(X)))
+    # a sidecar says it again, of which only the one is settled
+    for said, settled in ((bytes_, True), (other, False)):
+        write_sidecar(said)
+        again = read_checkpoint(path, **spec)
+        assert (again.warnings == (), again.identity) == (settled, said.identity)
+        assert settled_by(again.preprocessing, {}).preprocessing == settled
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("case", OF_BYTES)
+def test_a_graph_of_pixels_of_0_to_255_is_told(case, written, tmp_path):
+    path, (kinds, constants) = tmp_path / "net.onnx", OF_BYTES[case]
+    graph(path, kinds, constants, written=written)
+    check_told(path, {}, read_checkpoint(path).load())
+
+
+@pytest.mark.parametrize("case", OF_ONE)
+def test_a_graph_of_other_numbers_is_of_0_to_1(case, tmp_path):
+    kinds, constants = OF_ONE[case]
+    graph(tmp_path / "net.onnx", kinds, constants)
+    for given in ({}, {"mean": (0,), "std": (1 / 255,)}):
+        found = read_checkpoint(tmp_path / "net.onnx", **given)
+        assert not warned(found, "0 to 255")
+
+
+def test_json_beside_a_graph_may_say_that_it_gets_pixels_of_0_to_255(tmp_path):
+    path = tmp_path / "net.onnx"
+    graph(path, ("Sub", "Div"), CAFFE)
+    plain = read_checkpoint(path).load()
+    said = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8},
+            "do_rescale": False, "do_normalize": False}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = read_checkpoint(path)
+    assert found.warnings == ()
+    close(found.load()(X), plain(255 * X))
+    said |= {"do_rescale": True, "do_normalize": True, "image_mean": MEAN, "image_std": STD}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    found = read_checkpoint(path)
+    assert len(warned(found, ASIDE)) == len(warned(found, "0 to 255")) == 1
+    close(found.load()(X), plain(X))
+
+
+class OwnBytes(Own):
+    def __init__(self, persistent=True):
+        super().__init__()
+        for name, values in zip(("mean", "std"), CAFFE, strict=True):
+            held = torch.tensor(values[0], dtype=torch.float32)
+            self.register_buffer(name, held, persistent=persistent)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
+def test_a_program_of_pixels_of_0_to_255_is_told(kind, persistent, tmp_path):
+    made, path = OwnBytes(persistent).eval(), tmp_path / "net.pt"
+    if kind == "TorchScript":
+        torch.jit.save(torch.jit.script(made), path)
+    else:
+        path = tmp_path / "net.pt2"
+        images = {"x": {0: torch.export.Dim("n", min=1)}}
+        torch.export.save(torch.export.export(made, (X,), dynamic_shapes=images), path)
+    check_told(path, {"trust_program": True}, made)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weights_of_a_network_of_pixels_of_0_to_255_are_told(kind, tmp_path):
+    layer = LAYERS[kind][0].replace("0.5", "123.5").replace("0.25", "58.5")
+    path, spec, made = network(tmp_path, layer)
+    check_told(path, {"model": spec}, made)
+    data = from_arrays(X.numpy(), [0, 1, 2], name="x", classes=list("abcde"))
+    found = evaluate(made, data, FGSM(), epsilon=["1/8"], device="cpu", out=tmp_path / "runs")
+    (warning,) = (text for text in found.header["warnings"] if "0 to 255" in text)
+    assert "divide its mean and std by 255" in warning
 
 
 # -- running statistics ----------------------------------------------------------------------------

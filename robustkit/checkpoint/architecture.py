@@ -15,7 +15,7 @@ from robustkit import models
 from robustkit.checkpoint.fingerprints import alike
 from robustkit.checkpoint.normalising import normalising_layer
 from robustkit.checkpoint.proposals import propose
-from robustkit.checkpoint.readings import StateReading
+from robustkit.checkpoint.readings import Own, StateReading
 from robustkit.errors import CheckpointError, InputError
 from robustkit.models import Layout
 from robustkit.unpickling.tensors import COUNTER, Array, State, is_real
@@ -45,7 +45,7 @@ class Fit(NamedTuple):
     """gives the network, with whatever weights"""
     reading: StateReading
     num_classes: int | None
-    normalises: str = ""
+    normalises: Own | None = None
     """what in it normalises its input, where the network was built and has such a layer"""
 
 

@@ -44,7 +44,7 @@ class Checkpoint(Shown, CheckpointMetadata):
     extra: dict[str, Any] = field(default_factory=dict)
     """other plain numbers and texts in the file"""
     preprocessing: str = "assumed none"
-    """in the checkpoint, given, recorded or assumed none"""
+    """in the checkpoint, given, recorded or assumed none; what of it is of pixels of 0 to 255"""
     recognised: bool = False
     """whether nothing but its keys and shapes tells its architecture, which others may have, too"""
     notes: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ def read_graph(path: Path, file: BufferedReader, said: Said) -> tuple[Checkpoint
     known = merged(base, said, recorded)
     outside = said.given.over(said.aside)
     stated = outside.states_pixels and not _repeats(outside, found.pixels)
-    if found.normalises and (stated or found.pixels is None):
+    if found.normalises is not None and (stated or found.pixels is None):
         known = normalised_within(known, found.normalises, "" if stated else OF_LIBRARY)
     return known, {"graph": found.graph, "pins": pins}
 

@@ -16,8 +16,8 @@ import torch
 from robustkit.checkpoint.adapter import Typed, freeze, replica
 from robustkit.checkpoint.checkpoint import Checkpoint
 from robustkit.checkpoint.metadata import CheckpointMetadata
-from robustkit.checkpoint.normalising import normalised_within
-from robustkit.checkpoint.readings import normalisation_in
+from robustkit.checkpoint.normalising import normalised_within, numbers_in
+from robustkit.checkpoint.readings import Own, normalisation_in
 from robustkit.checkpoint.said import Said, merged
 from robustkit.errors import CheckpointError, InputError
 from robustkit.files import open_digest
@@ -43,8 +43,8 @@ class Program:
     input_shape: tuple[int, int, int] | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    normalises: str = ""
-    """the name of a mean among its weights, beside its std"""
+    normalises: Own | None = None
+    """a mean among its weights, beside its std"""
 
 
 class Batches(NamedTuple):
@@ -170,8 +170,9 @@ def load_torchscript(path: Path, file: BufferedReader) -> Program:
     return Program(made, notes=made.notes, normalises=_normalises(made.module.program.state_dict()))
 
 
-def _normalises(state: Mapping[str, torch.Tensor]) -> str:
-    return normalisation_in({name: value.numel() for name, value in state.items()})
+def _normalises(state: Mapping[str, torch.Tensor]) -> Own | None:
+    sizes = {name: value.numel() for name, value in state.items()}
+    return normalisation_in(sizes, lambda name: numbers_in(state[name]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +299,14 @@ def load_export(path: Path, file: BufferedReader) -> Program:
         (rest[0], rest[1], rest[2]) if fixed else None,
         () if batches is None else (batches.note,),
         _training_mode(program),
-        _normalises(program.state_dict),
+        _normalises({**program.state_dict, **_unsaved(program)}),
     )
+
+
+def _unsaved(program: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
+    """Buffers that are no part of a state dict."""
+    held = program.constants.items()
+    return {name: value for name, value in held if isinstance(value, torch.Tensor)}
 
 
 def _batches(batch: int | torch.SymInt, program: torch.export.ExportedProgram) -> Batches | None:

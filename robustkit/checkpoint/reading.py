@@ -40,7 +40,6 @@ from robustkit.checkpoint.normalising import normalised_as_read
 from robustkit.checkpoint.readings import (
     StateReading,
     listed,
-    unscaled_normalisation,
 )
 from robustkit.checkpoint.said import Said, as_named, merged
 from robustkit.checkpoint.selection import parse_ignored, parse_renamed
@@ -377,19 +376,8 @@ def _read_as(
         input_shape=known.input_shape or _input_shape(known.model),
         _network=made_by,
     )
-    if unscaled := unscaled_normalisation(reading.state):
-        warning = own_normalisation(unscaled)
-        made = replace(made, warnings=(*made.warnings, warning))
-    layer = fit.normalises if fit is not None else ""
+    layer = fit.normalises if fit is not None else None
     return normalised_as_read(made, reading, layer, inferred=inferred)
-
-
-def own_normalisation(name: str) -> str:
-    """What is said of a network whose own normalisation is of pixels of 0 to 255."""
-    return (
-        f"the network's own {name} is of pixels of 0 to 255, but it is given pixels in [0, 1]: "
-        "unless it multiplies them by 255 itself, divide its mean and std by 255"
-    )
 
 
 def _network_on(

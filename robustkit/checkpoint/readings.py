@@ -1,9 +1,10 @@
 """The names in a file, read in every way that training code may have changed them."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from robustkit.checkpoint.metadata import rescaled
 from robustkit.checkpoint.parametrizations import Folds, folded
@@ -23,8 +24,18 @@ BOOKKEEPING = ("total_ops", "total_params")
 """counters that thop leaves in every layer"""
 PAIRS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 """names of a normalisation layer's two buffers"""
+MOST_CHANNELS = 4
 INSIDE = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """what FSDP, activation checkpointing and torch.compile put inside names; no module is called so"""
+
+
+class Own(NamedTuple):
+    """What normalises the input in a network itself."""
+
+    name: str
+    """of a mean, or the steps of a graph"""
+    of_bytes: bool
+    """whether it is of pixels of 0 to 255"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,23 +210,31 @@ def _stand_alone(layer: str, ordered: list[str]) -> bool:
     return not layer or third >= len(ordered) or not ordered[third].startswith(layer)
 
 
-def normalisation_in(sizes: Mapping[str, int]) -> str:
-    """The name of a mean, of at most four channels, beside its std among a network's own weights.
+def normalisation_in(
+    sizes: Mapping[str, int], numbers: Callable[[str], Sequence[float]]
+) -> Own | None:
+    """A mean, of at most four channels, beside its std among a network's own weights.
 
-    "" where there is none. `sizes` are how many numbers each weight has, by name: which types they
-    are of does not matter, and NumPy lacks some of torch's.
+    The first one, or the first of pixels of 0 to 255.
+
+    Args:
+        sizes: how many numbers each weight has, by name.
+        numbers: gives a weight's, for a few of them; none, where they cannot be read.
     """
-    return next((mean for mean, _ in _pairs(sizes) if sizes[mean] <= 4), "")
+    found = None
+    for pair in _pairs(sizes):
+        if sizes[pair[0]] > MOST_CHANNELS:
+            continue
+        few = sizes[pair[1]] <= MOST_CHANNELS
+        if few and are_of_bytes(*(numbers(name) for name in pair)):
+            return Own(pair[0], of_bytes=True)
+        found = found or Own(pair[0], of_bytes=False)
+    return found
 
 
-def unscaled_normalisation(state: State) -> str:
-    """The name of a mean among a network's own weights that is of pixels of 0 to 255, or ""."""
-    for pair in _pairs(state):
-        if state[pair[0]].size <= 4:
-            mean, std = (tuple(map(float, state[name].flatten().tolist())) for name in pair)
-            if mean and std and rescaled(mean, std):
-                return pair[0]
-    return ""
+def are_of_bytes(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether a network's own mean and std are of pixels of 0 to 255."""
+    return bool(mean and std and rescaled(tuple(mean), tuple(std)))
 
 
 def listed(names: Sequence[str]) -> str:

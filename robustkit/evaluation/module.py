@@ -9,8 +9,8 @@ import torch
 from robustkit import checkpoint as checkpoints
 from robustkit.checkpoint.adapter import freeze, replica
 from robustkit.checkpoint.checkpoint import ADAPTER
-from robustkit.checkpoint.reading import own_normalisation
-from robustkit.checkpoint.readings import unscaled_normalisation
+from robustkit.checkpoint.normalising import normalising_layer, numbers_in, unscaled
+from robustkit.checkpoint.readings import normalisation_in
 from robustkit.evaluation.model import (
     ALONE,
     CHECKPOINT_KEYS,
@@ -25,6 +25,7 @@ from robustkit.results.records import COMPUTED
 
 FEW = 4
 """numbers at most of a buffer that may be a mean or a standard deviation of channels"""
+DIVIDE = "divide its mean and std by 255, unless it multiplies pixels by 255 itself"
 
 
 def from_module(
@@ -52,13 +53,9 @@ def from_module(
     copied = freeze(replica(module))
     weights, tree, computed = _read(copied)
     # of few numbers, as a mean and a standard deviation are: others need not be read at all
-    unscaled = unscaled_normalisation(
-        {
-            name: value.detach().float().cpu().numpy()
-            for name, value in copied.named_buffers()
-            if value.layout == torch.strided and not value.is_complex() and value.numel() <= FEW
-        }
-    )
+    few = {name: value for name, value in copied.named_buffers() if value.numel() <= FEW}
+    sizes = {name: value.numel() for name, value in few.items()}
+    own = normalisation_in(sizes, lambda name: numbers_in(few[name])) or normalising_layer(copied)
     kind = type(module).__qualname__
     key = ModuleKey(
         module=kind,
@@ -84,7 +81,7 @@ def from_module(
         key.plain(),
         header,
         (
-            *((own_normalisation(unscaled),) if unscaled else ()),
+            *((f"{unscaled(own)}: {DIVIDE}",) if own is not None and own.of_bytes else ()),
             *((ONE_BY_ONE,) if image_by_image else ()),
         ),
         loaded,

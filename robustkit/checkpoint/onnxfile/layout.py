@@ -1,14 +1,22 @@
 """How a graph takes images: with a dimension of them or none, channels first or last, flat."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from robustkit.checkpoint.onnxfile.graph import BYTES, Graph
+from robustkit.checkpoint.onnxfile.opening import Array
+from robustkit.checkpoint.readings import Own, are_of_bytes
 from robustkit.errors import CheckpointError
 
 CHANNELS = (1, 3, 4)
 """numbers of channels that images have"""
 MOVES, SHIFTS, SCALES = ("Cast", "Identity", "Transpose"), ("Sub", "Add"), ("Div", "Mul")
 """operations before and in a normalisation"""
+LARGE, DARK = 100, 10
+"""from which on a std, and above which a mean, is of pixels of 0 to 255, whatever is learnt"""
 RANGES = {
     "nominalrange_0_255": (0.0, 1 / 255),
     "nominalrange_16_235": (-16 / 219, 1 / 219),
@@ -18,6 +26,8 @@ RANGES = {
 """ONNX's metadata of a range of pixels, as the mean and std that lead there from [0, 1]"""
 BLUE_FIRST = ("bgr8", "bgra8")
 """likewise of the order of channels"""
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +146,73 @@ def _of_images(graph: Graph, key: str) -> str:
     return said.get(f"image.{key}".lower(), "")
 
 
-def normalisation_in(graph: Graph) -> str:
-    """The first steps of a graph, if they shift its images and then scale them; else "".
+def normalisation_in(graph: Graph) -> Own | None:
+    """The first steps of a graph, if they normalise its images.
 
-    Each by a number, or one for every channel. Batch norm of the images, which is learnt, scales
-    before it shifts.
+    Each is by a number, or one for every channel. They shift and then scale; batch norm of the
+    images, which is learnt, scales before it shifts. Or they can only be of pixels of 0 to 255.
     """
-    name, steps = graph.input.name, list[str]()
+    steps, factor, shift = list[str](), np.ones(1), np.zeros(1)
+    for kind, by, add in _first_steps(graph):
+        factor, shift = factor * by, shift * by + add
+        steps.append(kind)
+    if not steps:
+        return None
+    shifts = [place for place, kind in enumerate(steps) if kind in SHIFTS]
+    scaled = bool(shifts) and any(kind in SCALES for kind in steps[shifts[0] :])
+    mean, std = -shift / factor, abs(1 / factor)
+    of_bytes = are_of_bytes(mean.tolist(), std.tolist())
+    if not scaled:
+        of_bytes &= bool((std >= LARGE).all() or ((mean > DARK).all() and (std >= 1).all()))
+    said = f"its first {'steps' if len(steps) > 1 else 'step'}, {' and '.join(steps)}"
+    return Own(said, of_bytes) if scaled or of_bytes else None
+
+
+def _first_steps(graph: Graph) -> Iterator[tuple[str, Numbers, Numbers]]:
+    """The shifts and scales at the beginning of a graph: what they multiply by, then add."""
+    name, channels = graph.input.name, 1
+    constants = {**graph.constants, **_written(graph)}
     while len(users := [node for node in graph.nodes if name in node.inputs]) == 1:
         (node,) = users
         if node.kind in SHIFTS + SCALES:
-            others = [graph.constants.get(other) for other in node.inputs if other != name]
-            if len(others) != 1 or others[0] is None or others[0].size not in CHANNELS:
-                break
-            steps.append(node.kind)
+            values = [constants.get(other) for other in node.inputs if other != name]
+            if len(values) != 1 or values[0] is None or values[0].size not in CHANNELS:
+                return
+            numbers = values[0].astype(np.float64).reshape(-1)
+            step = _affine(node.kind, numbers, turned=node.inputs[0] != name)
+            if step is None or (channels > 1 and numbers.size not in (1, channels)):
+                return
+            channels = max(channels, numbers.size)
+            yield node.kind, *step
         elif node.kind not in MOVES:
-            break
+            return
         name = node.outputs[0]
-    shifts = [place for place, kind in enumerate(steps) if kind in SHIFTS]
-    scaled = bool(shifts) and any(kind in SCALES for kind in steps[shifts[0] :])
-    return f"its first steps, {' and '.join(steps)}" if scaled else ""
+
+
+def _affine(kind: str, numbers: Numbers, *, turned: bool) -> tuple[Numbers, Numbers] | None:
+    """What an operation with numbers multiplies by, then adds; None: it does something else.
+
+    `turned`: the numbers stand first.
+    """
+    if not np.isfinite(numbers).all() or (kind in SCALES and not numbers.all()):
+        return None
+    match kind:
+        case "Add":
+            return np.ones(1), numbers
+        case "Sub":
+            return (-np.ones(1), numbers) if turned else (np.ones(1), -numbers)
+        case "Mul":
+            return numbers, np.zeros(1)
+        case _:
+            return None if turned else (1 / numbers, np.zeros(1))
+
+
+def _written(graph: Graph) -> dict[str, Array]:
+    """Numbers that stand in operations, as exporters write those of Python."""
+    held = (node for node in graph.nodes if node.kind == "Constant")
+    values = ((node.outputs[0], tuple(node.attributes.items())) for node in held)
+    return {
+        name: np.asarray(said[0][1])
+        for name, said in values
+        if len(said) == 1 and said[0][0] in ("value", "value_float", "value_floats")
+    }

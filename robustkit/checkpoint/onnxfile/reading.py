@@ -19,6 +19,7 @@ from robustkit.checkpoint.onnxfile.layout import (
     takes_blue_first,
 )
 from robustkit.checkpoint.onnxfile.opening import Array, opened_model
+from robustkit.checkpoint.readings import Own
 from robustkit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class OnnxFile:
     """mean and std that lead from [0, 1] to what it says it takes"""
     blue_first: bool
     """whether it says that it takes blue, green, red"""
-    normalises: str
-    """what in the graph normalises its input, or """ ""
+    normalises: Own | None
+    """what in the graph normalises its input"""
     notes: tuple[str, ...]
     make: "partial[torch.nn.Module]"
     """called with a device"""
