@@ -3,20 +3,17 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
 from robustkit.defaults import torch_defaults
 from robustkit.errors import EvaluationFailed, InputError, cut, first_line
+from robustkit.switches import deterministic, tf32
 
 T = TypeVar("T")
 KINDS = ("cpu", "cuda", "xpu", "mps")
 """of devices, each of which has an autocast of its own"""
-OPERATORS = [(kind, name) for kind in ("cuda", "mkldnn") for name in ("matmul", "conv", "rnn")]
-"""whose float32 torch may cut, by backend"""
-PLACES = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all"), *OPERATORS]
-"""where torch keeps how far; a place at none has what an earlier one has"""
 FAST_MATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 """variables by which oneDNN cuts wherever nothing else is said"""
 
@@ -163,22 +160,6 @@ def in_float32() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def deterministic(*, wanted: bool) -> Iterator[None]:
-    """With deterministic algorithms alone, or with any; as it was afterwards."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    # asked for what it does already, torch imports its compiler all the same: seconds
-    if before != wanted or (wanted and warns):
-        torch.use_deterministic_algorithms(wanted)
-    try:
-        yield
-    finally:
-        now = torch.are_deterministic_algorithms_enabled()
-        if (before, warns) != (now, torch.is_deterministic_algorithms_warn_only_enabled()):
-            torch.use_deterministic_algorithms(before, warn_only=warns)
-
-
 def fast_math() -> str:
     """The variable of the environment by which the processor cuts float32, or ""."""
     return next((name for name in FAST_MATH if _mode(name) != "STRICT"), "")
@@ -186,55 +167,3 @@ def fast_math() -> str:
 
 def _mode(name: str) -> str:
     return (os.environ.get(name) or "STRICT").upper()
-
-
-@contextmanager
-def tf32(*, allowed: bool) -> Iterator[None]:
-    """With products and convolutions of float32 cut to TF32, or not at all; as it was afterwards.
-
-    torch allows a GPU's convolutions by default.
-    """
-    before = _taken_down()
-    try:
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        torch.backends.cudnn.allow_tf32 = allowed
-        for operator in OPERATORS:
-            _set(*operator, "tf32" if allowed else "ieee")
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before.products)
-        torch.backends.cudnn.allow_tf32 = before.convolutions
-        for place, precision in before.own.items():
-            _set(*place, precision)
-
-
-class _Precisions(NamedTuple):
-    """torch's settings, of two interfaces that hold them beside each other."""
-
-    products: str
-    """of the older one: highest, high or medium"""
-    convolutions: bool
-    """of the older one: whether cuDNN may cut"""
-    own: dict[tuple[str, str], str]
-    """of the newer one, by backend and operator: what each has of its own, or none"""
-
-
-def _taken_down() -> _Precisions:
-    """The settings, all of the newer interface's put to none.
-
-    The older one refuses to be read where the newer says something else, and an operator of the
-    newer answers with what it inherits: read from the outermost inwards, each has its own.
-    """
-    own = {}
-    for place in PLACES:
-        own[place] = torch._C._get_fp32_precision_getter(*place)
-        _set(*place, "none")
-    try:
-        convolutions = torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # it differs from none
-        convolutions = True
-    return _Precisions(torch.get_float32_matmul_precision(), convolutions, own)
-
-
-def _set(backend: str, operator: str, precision: str) -> None:
-    torch._C._set_fp32_precision_setter(backend, operator, precision)

@@ -206,6 +206,13 @@ def unreadable(path: Path | str, error: BaseException, otherwise: str) -> str:
     return f"{path}: {otherwise}: {first_line(error)}"
 
 
+def cause(error: Exception) -> Exception:
+    """The error that was raised first, where one was raised of another."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
 def one_line(error: BaseException) -> str:
     """The kind of an error and what it says, in one line: "ValueError: no such mode"."""
     said = _said(error)

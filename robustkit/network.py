@@ -11,6 +11,10 @@ from robustkit.errors import NetworkFailed, RobustkitError, one_line
 
 ROUNDED = 4 * torch.finfo(torch.float32).eps
 """of a logit: what float32 may make of it otherwise, however little it says beside an offset"""
+FAR = 300
+"""times as far below the top as others: a mask; among a trained network's own logits it is 10"""
+MASKED_OF = 4
+"""images of which such a distance is taken"""
 NO_MEMORY = ("unable to find an engine to execute", "STATUS_ALLOC_FAILED")
 """in which cuDNN and cuBLAS tell that there is none for what they work in"""
 
@@ -161,13 +165,15 @@ def spread(logits: Tensor) -> float:
     """How far images' logits, N × K, lie apart: what any difference is measured by.
 
     What all images share says nothing, however large: a masked class at −1e9, an offset of all
-    logits. Of images that are all alike it is how far a top logit lies above an ordinary one.
+    logits; nor does a mask that moves from image to image. Of images that are all alike it is how
+    far a top logit lies above an ordinary one.
     """
     logits = logits.detach().double()
     logits = logits[:, logits.isfinite().any(0)]
     logits = logits[logits.isfinite().all(1)]
     if not logits.numel():
         return 0.0
+    logits = _without_masks(logits)
     tops = logits.amax(1) - logits.median(1).values
     own = logits - logits[:1]  # not from the mean, which rounds: a mask comes to 0
     moving = own.bool().any(0)
@@ -177,6 +183,26 @@ def spread(logits: Tensor) -> float:
         own = (own - own.mean(1, keepdim=True)).abs()
         found = float(torch.where(own > rounded, own, 0).max())
     return found or float(tops.max()) or float(logits.abs().max())
+
+
+def _without_masks(logits: Tensor) -> Tensor:
+    """Finite logits, N × K, with those that a mask took far below all others lifted to the lowest.
+
+    Masked is what lies behind a gap between the distances from the top, of all images together,
+    before which most images have some of their own: a near tie of a few images opens none.
+    """
+    tops = logits.amax(1, keepdim=True)
+    below = tops - logits
+    below = torch.where(below > ROUNDED * torch.maximum(tops.abs(), logits.abs()), below, 0)
+    order = below[below > 0].sort().values
+    if len(logits) < MASKED_OF or len(order) < 2:
+        return logits
+    leads = torch.where(below > 0, below, torch.inf).amin(1)
+    most = leads.sort().values[len(leads) // 2]
+    gaps = (order[1:] > FAR * order[:-1]) & (order[:-1] >= most)
+    if not bool(gaps.any()):
+        return logits
+    return torch.maximum(logits, tops - order[int(gaps.int().argmax())])
 
 
 def apart(one: Tensor, other: Tensor, scale: float) -> float:

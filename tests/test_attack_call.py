@@ -218,6 +218,26 @@ def test_what_an_evaluation_warns_of_is_warned_of_once(net, batch, change, epsil
     assert set(texts) <= set(header["warnings"])
 
 
+def test_a_network_exported_in_a_mode_of_its_own_is_attacked(net, batch):
+    x, y = batch
+    shapes = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(net.eval(), (x,), dynamic_shapes=shapes).module()
+    behind = nn.Sequential(program)
+    expected = robustkit.attack(net, epsilon=EPSILON)(x, y)
+    for one in (program, behind):
+        assert torch.allclose(robustkit.attack(one, epsilon=EPSILON)(x, y), expected, atol=1e-5)
+    assert program.training  # as it says by itself
+    assert behind.training
+
+
+LAZY = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+
+class Stubborn(Net):
+    def train(self, mode=True):
+        raise ValueError("always\nlearning")
+
+
 class Together(nn.Module):
     def forward(self, x):
         flat = x.flatten(1)[:, :3]
@@ -237,6 +257,9 @@ class Together(nn.Module):
         (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x, y + 5), DataError, "3 classes"),
         (lambda n, x, y: robustkit.attack(n, epsilon=0.1)(x.numpy(), y), DataError, "tensor"),
         (lambda n, x, y: robustkit.attack(Together(), epsilon=0.1)(x, y), InputError, "batch"),
+        (lambda n, x, y: robustkit.attack(Stubborn(), epsilon=0.1)(x, y), InputError, "eval mode"),
+        (lambda n, x, y: robustkit.attack(LAZY, epsilon=0.1)(x, y), InputError, "lazy layer"),
+        (lambda n, x, y: robustkit.evaluate(LAZY, (x, y), "clean"), InputError, "lazy layer"),
     ],
 )
 def test_what_it_refuses_is_said_in_one_line(net, batch, call, error, said):

@@ -476,6 +476,29 @@ def test_no_option_helps_a_network_that_no_image_can_be_asked_of(network, words,
         assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda x: bool((x.mean((1, 2, 3)) > 0.5).any()),
+        lambda x: bool((x.amin((1, 2, 3)) > 0.1).any()),
+    ],
+    ids=["light ones", "without black"],
+)
+def test_a_network_that_refuses_other_pixels_is_told_so(odd):
+    class Checks(Net):
+        def forward(self, x):
+            if odd(x):
+                raise ValueError("no picture of ours")
+            return super().forward(x)
+
+    images = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1)) / 3
+    images[:, :, 0] = 0
+    with pytest.raises(InputError) as caught:
+        evaluate(Checks(), (images, torch.arange(24) % 3), "fgsm", epsilon=["0.05"])
+    assert "accepts these images, but not their negatives" in str(caught.value)
+    assert "ValueError: no picture of ours" in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [2, 8, 128])
 def test_a_network_that_was_made_for_a_fixed_batch_is_told_so(size):
     class Fixed(Net):

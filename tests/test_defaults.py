@@ -1,6 +1,7 @@
 """What a program has set as torch's default type and device changes nothing that robustkit does."""
 
 import inspect
+import random
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
@@ -9,11 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
 
 import robustkit
-from robustkit import models
+from robustkit import losses, models
 from robustkit.attacks import APGD, FAB, FGSM, PGD, DeepFool, Square
 from robustkit.calls.planning import plan_evaluation
 from robustkit.errors import InputError
@@ -180,6 +182,24 @@ torch.set_default_device("meta")
 def loss(logits, labels):
     return torch.nn.functional.cross_entropy(logits, labels)
 """
+ELSE = """
+import random
+
+import numpy
+import torch
+
+torch.set_grad_enabled(False)
+torch.autograd.set_detect_anomaly(True)
+torch.set_float32_matmul_precision("medium")
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.benchmark = True
+torch.use_deterministic_algorithms(True)
+torch.set_flush_denormal(True)
+torch.manual_seed(5)
+random.seed(5)
+numpy.random.seed(5)
+"""
+"""all else that a file can set for the whole process"""
 NET = """
 import torch
 from robustkit import models
@@ -191,6 +211,34 @@ def net():
     torch.set_default_device("meta")
     return made
 """
+
+
+def settings():
+    return {
+        "grad": torch.is_grad_enabled(),
+        "anomalies": torch.is_anomaly_enabled(),
+        "products": torch.get_float32_matmul_precision(),
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "small": float(torch.tensor(1e-40) * 1),
+        "torch": torch.get_rng_state().tolist(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),
+    }
+
+
+def test_no_setting_of_a_file_of_the_users_outlasts_it(tmp_path):
+    inside = ELSE.replace("\n", "\n    ")
+    (tmp_path / "net.py").write_text(
+        f"from robustkit import models\n{ELSE}\ndef net():\n{inside}\n    return models.build('lenet5')"
+    )
+    (tmp_path / "loss.py").write_text(SETTING.replace("import torch\n", ELSE, 1))
+    before = settings()
+    robustkit.read_checkpoint(LENET, model=f"{tmp_path}/net.py:net").load()
+    assert settings() == before
+    losses.build(f"{tmp_path}/loss.py:loss")
+    assert settings() == before
 
 
 @pytest.mark.parametrize("name", [None, *SET])

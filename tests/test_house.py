@@ -27,6 +27,7 @@ FLOORS = [
         "seals",
         "showing",
         "statistics",
+        "switches",
         "unpickling",
     },
     {

@@ -16,11 +16,19 @@ from robustkit.evaluation import outputs
 from robustkit.network import apart, spread
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def by_group(z: Tensor, group: Tensor) -> Tensor:
+    """Two groups of three classes, of which that is masked which an image is not of, N of 0 or 1."""
+    return z.masked_fill(torch.arange(6) // 3 != group[:, None], -1e9)
+
+
 ENDINGS = {
     "plain": lambda z: z,
     "masked": lambda z: torch.cat([z, torch.full((len(z), 2), -1e9)], 1),
     "masked at the end of float32": lambda z: torch.cat([torch.full_like(z, -3e38), z], 1),
     "masked by a sum": lambda z: torch.cat([z, z], 1) + torch.tensor([0.0] * 3 + [-1e4] * 3),
+    "masked by group": lambda z: by_group(torch.cat([z, z.flip(1)], 1), torch.arange(len(z)) % 2),
     "offset": lambda z: z + 1e6,
     "offset by image": lambda z: z + 1e5 * torch.arange(len(z))[:, None],
 }
@@ -52,7 +60,7 @@ def from_the_system(x):
     return x + torch.from_numpy(noise / np.float32(255) - np.float32(0.5))
 
 
-@pytest.fixture(params=[name for name in ENDINGS if name != "offset by image"])
+@pytest.fixture(params=[name for name in ENDINGS if not name.endswith(("by image", "by group"))])
 def ending(request):
     return ENDINGS[request.param]
 
@@ -68,6 +76,28 @@ def test_one_that_draws_is_found_out_behind_any_ending(before, ending):
     found = evaluated(lambda x: before(x), ending).header["warnings"]
     assert any("is randomised" in text for text in found)
     assert not any("taken for deterministic" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [(lambda x: x - 0.5 * x.mean(0), "rest of its batch"), (nn.Dropout().train(), "is randomised")],
+)
+def test_a_mask_that_moves_from_image_to_image_hides_neither(before, told):
+    class Grouped(Net):
+        def forward(self, x):
+            z = super().forward(x)
+            return by_group(torch.cat([z, z.flip(1)], 1), (x.mean((1, 2, 3)) > 0.5).long())
+
+    labels = Grouped()(IMAGES).argmax(1)
+    try:
+        found = str(
+            evaluate(
+                Grouped(lambda x: before(x)), (IMAGES, labels), "fgsm", epsilon=["0.05"]
+            ).header["warnings"]
+        )
+    except InputError as error:
+        found = str(error)
+    assert told in found
 
 
 @pytest.mark.one_of_many(2)

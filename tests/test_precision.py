@@ -13,7 +13,7 @@ from robustkit.attacks.precision import LowPrecision
 from robustkit.calls.planning import plan_evaluation
 from robustkit.checkpoint.adapter import Classifier, freeze, wrap
 from robustkit.data import from_arrays
-from robustkit.device import FAST_MATH, in_float32, tf32
+from robustkit.device import FAST_MATH, in_float32
 from robustkit.display.progress import Bar
 from robustkit.errors import EvaluationFailed, InputError
 from robustkit.evaluation import Config, from_module, planning, speed, trial
@@ -22,6 +22,7 @@ from robustkit.network import answer, gradient
 from robustkit.protocol import APGD, Square
 from robustkit.record import read
 from robustkit.reporting import page
+from robustkit.switches import tf32
 
 PGD = {"kind": "pgd", "steps": 10, "relative_step": "1/4"}
 

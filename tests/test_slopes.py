@@ -18,6 +18,7 @@ from robustkit.attacks.inside import stepping_inside, zero_slopes
 from robustkit.data import from_arrays
 from robustkit.errors import InputError
 from robustkit.evaluation import RunOptions, from_module, resolve_protocol, run
+from robustkit.evaluation.slopes import doubts
 
 IMAGES = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 IMAGES[:, :, :3] = 0
@@ -100,6 +101,38 @@ TWO = {
     "grad mode": lambda x: 1 - x if torch.is_grad_enabled() else x,
     "cut off": lambda x: 0 * x + x.detach() / 2 if torch.is_grad_enabled() else x,
 }
+
+
+def cut_pixels(net, x):
+    return net(torch.cat([x[:, :, :4].detach(), x[:, :, 4:]], 2))
+
+
+def cut_branch(net, x):
+    with torch.no_grad():
+        beside = net(x.flip(2, 3))
+    return net(x) + beside
+
+
+def cut_residual(net, x):
+    return net(x) + 2 * net(x.flip(3)).detach()
+
+
+def cut_colours(net, x):
+    """As a conversion to another colour space by way of numpy is."""
+    brighter = torch.from_numpy(x.detach().numpy() ** 0.5)
+    return net(x) + net(brighter)
+
+
+PARTLY = {f.__name__: f for f in (cut_pixels, cut_branch, cut_residual, cut_colours)}
+
+
+class Around(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.net, self.way = Net(), way
+
+    def forward(self, x):
+        return self.way(self.net, x)
 
 
 def sure(z):
@@ -201,6 +234,20 @@ def test_a_gradient_of_another_function_is_a_warning(way):
 def test_logits_that_differ_where_gradients_are_asked_for_are_a_warning(way):
     (warning,) = [t for t in warnings_of(Net(TWO[way])) if "where a gradient is asked for" in t]
     assert "not robustness" in warning
+
+
+@pytest.mark.parametrize("way", PARTLY)
+def test_a_part_that_sends_no_gradient_back_is_a_warning(way):
+    (warning,) = [t for t in warnings_of(Around(PARTLY[way])) if "the gradient accounts for" in t]
+    assert "not robustness" in warning
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("way", [way for way in SOUND if way != "wavy"])
+def test_a_gradient_accounts_for_a_sound_networks_changes(way, dtype):
+    net = Net(SOUND[way]).to(dtype)
+    found = doubts(Around(lambda _, x: net(x.to(dtype)).float()), IMAGES[:8])
+    assert not any("accounts for" in text for text in found)
 
 
 def noisy(way):

@@ -8,6 +8,8 @@ an order that no such exchange leaves as it is.
 import torch
 from torch import Tensor
 
+FEW = 16
+"""images that are passed; with their negatives they are the company of each other"""
 CROWD, NUMBERS = 128, 2**22
 """images that are passed at once as well, and numbers in them at most: as an evaluation does on a
 CPU, unless its batch size is known"""
@@ -16,6 +18,20 @@ CPU, unless its batch size is known"""
 def usual(images: Tensor) -> int:
     """How many are passed at once at least."""
     return min(CROWD, NUMBERS // max(1, images[0].numel()))
+
+
+def companies_of(images: Tensor, batch: int) -> list[Tensor]:
+    """What images are passed among: few of them, and so many at once if that is more.
+
+    As many few at all times, so that a rule for large batches shows with few images, too. The
+    first, asked alone and beside copies of itself, has half the contrast: with the darkest and
+    brightest pixel of all it would not show that a batch is scaled by them.
+    """
+    company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
+    company = torch.cat([0.25 + company[:1] / 2, company[1:], 1 - company])
+    if batch <= len(company):
+        return [company]
+    return [company, crowd(company, batch)]
 
 
 def crowd(rows: Tensor, size: int) -> Tensor:

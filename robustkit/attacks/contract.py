@@ -12,15 +12,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustkit.attacks.company import crowd, turned, turned_back, usual
+from robustkit.attacks.company import FEW, companies_of, crowd, turned, turned_back, usual
 from robustkit.attacks.library import drawn
 from robustkit.checkpoint.adapter import OneByOne, classifier, replica
-from robustkit.errors import DataError, EvaluationFailed, InputError, NetworkFailed, one_line
+from robustkit.errors import (
+    DataError,
+    EvaluationFailed,
+    InputError,
+    NetworkFailed,
+    cause,
+    one_line,
+)
 from robustkit.network import apart, spread
 from robustkit.seeding import seeded
 
-FEW = 16
-"""images that are passed; with their negatives they are the company of each other"""
 ROUNDING = 2e-2
 """of the logits' spread: how far an image's may lie apart in batches of different size, or at
 another place. Kernels are chosen by size and sum in another order. Measured on a CPU: 2e-7 in
@@ -126,7 +131,7 @@ def check_batch(
     if isinstance(model, OneByOne) or batch <= usual(images):
         return
     with seeded(0, images.device):
-        company, *larger = _companies(images[:FEW], batch)
+        company, *larger = companies_of(images[:FEW], batch)
         asked = _Asked(model, instead, "", "")
         among = asked.together(company)
         asked = replace(asked, spread=spread(among))
@@ -136,29 +141,19 @@ def check_batch(
             asked.independent_of_size(among, larger)
 
 
-def _companies(images: Tensor, batch: int) -> list[Tensor]:
-    """What images are passed among: few of them, and so many at once if that is more.
-
-    As many few at all times, so that a rule for large batches shows with few images, too. The
-    first, asked alone and beside copies of itself, has half the contrast: with the darkest and
-    brightest pixel of all it would not show that a batch is scaled by them.
-    """
-    company = images.repeat(-(-FEW // len(images)), 1, 1, 1)[:FEW]
-    company = torch.cat([0.25 + company[:1] / 2, company[1:], 1 - company])
-    if batch <= len(company):
-        return [company]
-    return [company, crowd(company, batch)]
-
-
 def _found(asked: "_Asked", images: Tensor, batch: int) -> Contract:
-    companies = _companies(images, 1 if isinstance(asked.model, OneByOne) else batch)
+    companies = companies_of(images, 1 if isinstance(asked.model, OneByOne) else batch)
     company = companies[0]
     first, last = company[:1], company[-1:]
     fresh = asked.twin()
     classes = asked.classes(images)
-    once = asked.logits(first)
-    unseen = None if fresh is None else fresh.logits(last)
-    asked = replace(asked, spread=spread((fresh or asked).together(company)))
+    try:
+        once = asked.logits(first)
+        unseen = None if fresh is None else fresh.logits(last)
+        asked = replace(asked, spread=spread((fresh or asked).together(company)))
+    except InputError as error:
+        asked.takes_images_made_of(images, company, error)
+        raise
     asked.leaves_generators_alone(first)
     if asked.remembers(first):
         raise InputError(REMEMBERS)
@@ -213,8 +208,8 @@ class _Asked:
             with torch.no_grad():
                 found: Tensor = self.model(images)
         except NetworkFailed as error:
-            words = _words(error)
-            blame = isinstance(_cause(error), OF_ITS_OWN) or "dtype" in words
+            words = one_line(cause(error))
+            blame = isinstance(cause(error), OF_ITS_OWN) or "dtype" in words
             advice = "" if blame else self.advice
             raise DataError(
                 f"the model does not accept the {shape} images{self.source}{advice} ({words})"
@@ -240,16 +235,30 @@ class _Asked:
                 raise InputError(
                     f"the network accepts {several} images at once, but no single one: it was "
                     "made for a batch of that size; export it with a batch dimension that may "
-                    f"change ({_words(error)})"
+                    f"change ({one_line(cause(error))})"
                 ) from error
             if several:
                 raise InputError(
                     "the network accepts several images, but not a single one: its logits "
                     "depend on the batch (such as BatchNorm with batch statistics), so no "
                     "image has a verdict of its own; call model.eval(), or keep running "
-                    f"statistics ({_words(error)})"
+                    f"statistics ({one_line(cause(error))})"
                 ) from error
             raise
+
+    def takes_images_made_of(self, images: Tensor, company: Tensor, error: InputError) -> None:
+        """Nothing, unless of images one by one it takes the data's, but none with other pixels.
+
+        Raises:
+            InputError: so it is.
+        """
+        own, made = (map(self._takes, x.chunk(len(x))) for x in (images, company))
+        if all(own) and not all(made):
+            raise InputError(
+                "the network accepts these images, but not their negatives or those of half the "
+                f"contrast ({one_line(cause(error))}): attacks pass it any pixels in [0, 1], so "
+                "let it return logits for all of them"
+            ) from error
 
     def _takes(self, images: Tensor) -> bool:
         try:
@@ -360,7 +369,7 @@ class _Asked:
         except DataError as error:
             raise InputError(
                 f"the network accepts one image, but not {len(images)} at a time "
-                f"({_words(error)}); fix it{self.instead}"
+                f"({one_line(cause(error))}); fix it{self.instead}"
             ) from error
 
     def independent_on_average(
@@ -429,14 +438,3 @@ class _Asked:
             "BatchNorm running statistics (track_running_stats), and compute no mean, "
             f"softmax, sort or quantisation range over the batch{self.instead}"
         )
-
-
-def _words(error: Exception) -> str:
-    """The network's own words."""
-    return one_line(_cause(error))
-
-
-def _cause(error: Exception) -> Exception:
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return error

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustkit.attacks.contract import AGAIN, COMPANY, FEW, REMEMBERS, WRAPPED, check_contract
+from robustkit.attacks.company import FEW
+from robustkit.attacks.contract import AGAIN, COMPANY, REMEMBERS, WRAPPED, check_contract
 from robustkit.checkpoint.adapter import classifier
 from robustkit.errors import InputError, NetworkFailed
 from robustkit.network import apart, spread

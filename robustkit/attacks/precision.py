@@ -15,10 +15,11 @@ from torch.nn.functional import normalize
 from robustkit.attacks.prepared import PreparedNetwork, compared, logits_and_gradient
 from robustkit.attacks.rewriting import channels_last
 from robustkit.checkpoint.adapter import Classifier, freeze, replica
-from robustkit.device import fitting, tf32
+from robustkit.device import fitting
 from robustkit.errors import InputError, one_line
 from robustkit.network import PlainNetwork, apart, followed, levelled, spread
 from robustkit.parsing import in_percent
+from robustkit.switches import tf32
 
 Low = Literal["tf32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.attacks import Block, Outcomes, SearchNetwork, attack_block, in_budget
-from robustkit.attacks.contract import FEW, check_contract
+from robustkit.attacks.company import FEW
+from robustkit.attacks.contract import check_contract
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.lasting import unchanged
 from robustkit.calls.given import AttackSettings, Network, network, setting_texts
 from robustkit.checkpoint import Checkpoint
-from robustkit.checkpoint.adapter import OneByOne, classifier
+from robustkit.checkpoint.adapter import OneByOne, classifier, freeze, has_fixed_mode
 from robustkit.defaults import torch_defaults
 from robustkit.device import device as find_device
 from robustkit.device import in_float32
@@ -157,8 +158,9 @@ class ModelAttack:
         protocol = replace(self.protocol, seed=key)
         names = [f"image {i}" for i in range(len(images))]
         block = Block(images.to(where), labels.to(where), names, 0)
+        model = classifier(self.model)
         with in_float32(), _as_it_was(self.model), seeded(key, where):
-            outcomes = self._attacked(block, protocol) if len(images) else None
+            outcomes = self._attacked(model, block, protocol) if len(images) else None
         if outcomes is None:
             self.fooled = torch.zeros(0, dtype=torch.bool, device=x.device)
             return images
@@ -170,8 +172,7 @@ class ModelAttack:
         self.fooled = reached.to(x.device)
         return shown.to(x.device)
 
-    def _attacked(self, block: Block, protocol: Protocol) -> Outcomes:
-        model = classifier(self.model)
+    def _attacked(self, model: nn.Module, block: Block, protocol: Protocol) -> Outcomes:
         if self.image_by_image:
             model = OneByOne(model)
             model.training = False
@@ -256,18 +257,22 @@ def _whole(y: Tensor) -> bool:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """The network in eval mode with weights that need no gradient; afterwards all is as before."""
+    """The network in eval mode with weights that need no gradient; afterwards all is as before.
+
+    Raises:
+        InputError: it refuses to be put into eval mode.
+    """
     modes = [(part, trains(part)) for part in model.modules() if hasattr(part, "training")]
     mode = trains(model)
     wanted = [p for p in model.parameters() if p.requires_grad]
     try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        model.eval()
+        freeze(model)
         yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        model.train(mode)  # some undo then what they did for eval
+        if not has_fixed_mode(model):
+            with suppress(Exception):  # of a module that takes no mode, which was said
+                model.train(mode)  # some undo then what they did for eval
         for part, own in modes:
             part.training = own

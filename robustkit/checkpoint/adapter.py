@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from robustkit.checkpoint.logits import find_logits, is_hollow, unusual
 from robustkit.checkpoint.readings import listed
 from robustkit.errors import CheckpointError, InputError, one_line
-from robustkit.network import answer, followed, kept, levelled
+from robustkit.network import answer, asked, followed, kept, levelled
 from robustkit.unpickling.tensors import COUNTER, EXTRA, Array
 
 
@@ -56,7 +57,8 @@ class Classifier(torch.nn.Module):
         """
         own = followed(x)
         output = answer(self.network, self.pixels(own))
-        found = find_logits(output, len(x), self.classes or self.expected)
+        with asked("where its answer was read"):  # which may be an object of its own
+            found = find_logits(output, len(x), self.classes or self.expected)
         return kept(levelled(self._checked(found, len(x)), own))
 
     def pixels(self, x: torch.Tensor) -> torch.Tensor:
@@ -167,10 +169,22 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
     try:
         for parameter in module.parameters():  # TorchScript has no requires_grad_ of its own
             parameter.requires_grad_(False)
-        module.eval()  # not what it returns: a user's own train() may return nothing
+        if has_fixed_mode(module):
+            for part in module.modules():
+                part.training = False
+        else:
+            module.eval()  # not what it returns: a user's own train() may return nothing
     except (Exception, SystemExit) as error:  # a user's module may refuse in any way
         raise InputError(f"the model cannot be put into eval mode ({one_line(error)})") from error
     return module
+
+
+def has_fixed_mode(module: torch.nn.Module) -> bool:
+    """Whether a part is a program of torch.export's, whose `eval` and `train` raise.
+
+    Its mode is that in which it was exported, whatever its `training` says.
+    """
+    return any({"eval", "train"} <= vars(part).keys() for part in module.modules())
 
 
 def filled(module: torch.nn.Module, state: Mapping[str, Array], where: str) -> torch.nn.Module:
@@ -265,8 +279,13 @@ def _copied_module(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _check_filled(module: torch.nn.Module) -> None:
-    """Nothing, unless weights are on the meta device, where tensors have no numbers."""
+    """Nothing, unless weights have no numbers: on the meta device, or of a lazy layer."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(
+                f"the model's {name} has no size before a first pass (a lazy layer): pass one "
+                "image through it first"
+            )
         if is_hollow(tensor):
             raise InputError(
                 f"the model's {name} is empty (on the meta device, as in accelerate's "

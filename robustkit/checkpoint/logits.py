@@ -27,15 +27,16 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     Raises:
         CheckpointError: it cannot be told which are the logits.
     """
+    for _ in range(DEEPEST):
+        if isinstance(output, torch.Tensor) or (named := _named(output)) is None:
+            break
+        output = named
     if isinstance(output, torch.Tensor) or output is None:
         return output
-    if (named := _named(output)) is not None:
-        return find_logits(named, n, classes)
     tensors = list(_tensors(output, DEEPEST))
     if len(tensors) < 2 and not isinstance(output, Mapping):
         return tensors[0] if tensors else output
-    plain = [t for t in tensors if not unusual(t)]
-    fitting = [t for t in plain if t.ndim == 2 and len(t) == n and t.is_floating_point()]
+    fitting = heads(tensors, n)
     if classes is not None:
         fitting = [t for t in fitting if t.shape[1] == classes]
     if len(fitting) == 1:
@@ -51,6 +52,12 @@ def find_logits(output: Any, n: int, classes: int | None) -> Any:
     )
 
 
+def heads(output: Any, n: int) -> list[torch.Tensor]:
+    """What may be logits of N images among what a network returns: N × K of any K."""
+    plain = [t for t in _tensors(output, DEEPEST) if not unusual(t)]
+    return [t for t in plain if t.ndim == 2 and len(t) == n and t.is_floating_point()]
+
+
 def is_hollow(tensor: torch.Tensor) -> bool:
     """Whether a tensor is on the meta device and has no numbers; one of a class of its own may."""
     return tensor.is_meta and type(tensor) in (torch.Tensor, torch.nn.Parameter)
@@ -62,6 +69,8 @@ def unusual(tensor: torch.Tensor) -> str:
         return "nested"
     if is_hollow(tensor):
         return "meta"
+    if isinstance(tensor, torch.masked.MaskedTensor):
+        return "masked"
     layout = str(tensor.layout).rpartition(".")[2].strip("_")
     return "" if tensor.layout == torch.strided else layout.replace("_", " ")
 

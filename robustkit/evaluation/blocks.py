@@ -21,7 +21,7 @@ from robustkit.attacks import (
     in_budget,
     search_network,
 )
-from robustkit.attacks.contract import FEW
+from robustkit.attacks.company import FEW
 from robustkit.attacks.draws import seed_of
 from robustkit.attacks.inside import stepping_inside, steps_inside
 from robustkit.attacks.lasting import FirstAnswers, NetworkChanged

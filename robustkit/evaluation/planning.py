@@ -10,7 +10,7 @@ import torch
 
 from robustkit import machine
 from robustkit.attacks import search_network
-from robustkit.attacks.contract import FEW
+from robustkit.attacks.company import FEW
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.data import Dataset
 from robustkit.device import fitting, in_float32, with_threads

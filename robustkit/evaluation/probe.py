@@ -1,5 +1,6 @@
 """A few images through a model before any work: whether and how it can be evaluated."""
 
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -8,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustkit.attacks.contract import FEW, PASSES, Contract, check_contract
+from robustkit.attacks.company import FEW
+from robustkit.attacks.contract import PASSES, Contract, check_contract
 from robustkit.attacks.victim import VOTES
 from robustkit.checkpoint.adapter import Classifier, Flipped, OneByOne
+from robustkit.checkpoint.logits import heads
 from robustkit.checkpoint.readings import listed
 from robustkit.data import Dataset
-from robustkit.errors import DataError, NetworkFailed
+from robustkit.errors import DataError, InputError, NetworkFailed
 from robustkit.evaluation.model import EVALUATED
 from robustkit.evaluation.slopes import arrival, doubts, without_at_ends
-from robustkit.network import trains
+from robustkit.network import answer, trains
 from robustkit.parsing import in_percent
 from robustkit.protocol import Protocol
 from robustkit.seeding import seeded
@@ -137,6 +140,8 @@ def probe(
     source, advice = f" of {data.name}", "; see --resize, --crop and --channels"
     contract = check_contract(model, images, instead, source, advice, batch)
     _check_classes(contract.classes, data)
+    if _guessed(data):
+        _check_head(model, images, labels.to(device))
     return traits(model, images, labels, contract, gradients=gradients, losses=losses)
 
 
@@ -219,6 +224,37 @@ def _check_classes(classes: int, data: Dataset) -> None:
         f"the model has {classes} classes, but the data set {data.name} has "
         f"{len(data.classes)}{instead}"
     )
+
+
+def _check_head(model: torch.nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Nothing, if a network says the labels nowhere as well as in what was taken for its logits.
+
+    That is its output for as many classes as there are labels, which need not reach their number.
+
+    Raises:
+        InputError: one does.
+    """
+    holder = _inside(model)
+    if not isinstance(holder, Classifier):
+        return
+    right, taken = Counter[tuple[int, int]](), 0
+    size = 1 if isinstance(model, OneByOne) else len(images)
+    with torch.no_grad():
+        for rows in torch.arange(len(images)).chunk(len(images) // size):
+            x, y = images[rows], labels[rows]
+            logits = model(x)
+            taken += int((logits.argmax(1) == y).sum())
+            for place, head in enumerate(heads(answer(holder.network, holder.pixels(x)), len(x))):
+                if head.shape[1] != logits.shape[1]:
+                    right[place, head.shape[1]] += int((head.argmax(1) == y).sum())
+    for (_, other), said in right.items():
+        if said > max(taken, len(images) // 2):
+            shapes = f"{len(images)}×{logits.shape[1]} and {len(images)}×{other}"
+            raise InputError(
+                f"the model returns {shapes} outputs, and the labels, up to {int(labels.max())}, "
+                "fit both: it is ambiguous which are the logits; return only those, name them "
+                "logits, or give the data's classes by name"
+            )
 
 
 def _converted(model: torch.nn.Module, images: Tensor) -> tuple[str, ...]:

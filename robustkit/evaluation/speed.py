@@ -14,7 +14,7 @@ import torch
 
 from robustkit import machine
 from robustkit.attacks import REVISION, SearchNetwork, build_search, draws_at_random, search_network
-from robustkit.attacks.contract import FEW
+from robustkit.attacks.company import FEW
 from robustkit.attacks.precision import Low
 from robustkit.attacks.prepared import logits_and_gradient
 from robustkit.device import fitting, with_threads

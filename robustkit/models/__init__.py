@@ -182,12 +182,10 @@ def build(
         InputError: the user's file or function fails, or its library is not installed.
     """
     # this package answers `robustkit list models`, which must not wait for torch
-    from robustkit.seeding import current, seeded
+    from robustkit.seeding import current, generators_kept, seeded
 
     chosen = parse_name(name)
-    if seed is None:
-        return _build(chosen, num_classes, checkpoint)
-    with seeded(seed, current()):
+    with generators_kept(current()) if seed is None else seeded(seed, current()):
         return _build(chosen, num_classes, checkpoint)
 
 
@@ -311,10 +309,13 @@ def _call(path: Path, name: str, checkpoint: str | None) -> "torch.nn.Module":
     """What the function `name` in the user's file returns."""
     import torch
 
+    from robustkit.switches import settings_kept
+
     made_by = _imported(path, name, "--model")
     given = (checkpoint,) if checkpoint is not None and _takes_one(made_by) else ()
     try:
-        made = made_by(*given)
+        with settings_kept():
+            made = made_by(*given)
     except (Exception, SystemExit) as error:  # a user's code may raise anything: one line
         raise InputError(f"{path}:{name} failed: {one_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
@@ -361,10 +362,15 @@ def import_function(path: Path, name: str, option: str = "--model") -> Callable[
         InputError: no such file, or importing it fails.
         UnknownName: it has no such function.
     """
-    return _imported(path, name, option)
+    from robustkit.seeding import current, generators_kept
+
+    with generators_kept(current()):
+        return _imported(path, name, option)
 
 
 def _imported(path: Path, name: str, option: str) -> Callable[..., Any]:
+    from robustkit.switches import settings_kept
+
     resolved = _existing(path, option).resolve()
     private = f"_robustkit_user_{sha256(str(resolved).encode()).hexdigest()[:16]}"
     found = importlib.util.spec_from_file_location(private, resolved)
@@ -374,7 +380,7 @@ def _imported(path: Path, name: str, option: str) -> Callable[..., Any]:
     sys.modules[private] = module  # dataclasses and pickle look a class's module up there
     neighbours = Neighbours(resolved)
     try:
-        with neighbours.present():
+        with neighbours.present(), settings_kept():
             found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # as in _call
         raise InputError(f"{path}: importing it failed: {one_line(error)}") from error

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from robustkit.device import deterministic as repeatable
-from robustkit.device import on_its_own, tf32
+from robustkit.device import on_its_own
 from robustkit.errors import InputError, RobustkitError, first_line
+from robustkit.switches import deterministic as repeatable
+from robustkit.switches import tf32
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 NOT_REPEATABLE = ("deterministic implementation", CUBLAS)

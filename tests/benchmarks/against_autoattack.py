@@ -21,7 +21,7 @@ import torch
 from robustkit import data as datasets
 from robustkit import evaluation, machine
 from robustkit.attacks import Block, attack_block, in_budget, search_network, square
-from robustkit.attacks.contract import FEW
+from robustkit.attacks.company import FEW
 from robustkit.checkpoint import read_checkpoint
 from robustkit.data import load_dataset
 from robustkit.device import in_float32
