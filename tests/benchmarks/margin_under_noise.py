@@ -1,14 +1,15 @@
 """Which large margins train where most labels are wrong, by held-out labels alone.
 
     nice -n 19 python tests/benchmarks/margin_under_noise.py --data-root DIR --out DIR [--processes 2]
-    python tests/benchmarks/margin_under_noise.py --out DIR --status | --note DIR
+    python tests/benchmarks/margin_under_noise.py --out DIR [--known trials.csv] --status | --note DIR
 
 Trains on MNIST at 40 and 80 % label noise, in bfloat16, one thread a training, and keeps a JSON
 line of each trial in `OUT/trials.jsonl`; the test images are never read. Trials of a few hundred
 updates go over the whole grid: margins at the output, where distances are exact and cheap, then at
 the input, the hidden layers and all. One of each kind goes on to 20 passes, beside cross-entropy
-and the published settings. Interrupted, the same command goes on, within a training too. `--status`
-prints what there is, as a table; `--note` writes the table and the figures of a note.
+and the published settings. Interrupted, the same command goes on, within a training too; trials of
+`--known`, a note's table, are not made again. `--status` prints what there is, as a table; `--note`
+writes the table and the figures of a note, of those alone of which all histories are at hand.
 
 What to expect without clips: class c leads by t at an image whose label is c with probability P and
 any other class with (1 - P) / 9. Labels that are c push t up, once for each of the top k others that
@@ -29,7 +30,7 @@ import json
 import math
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -39,6 +40,8 @@ from typing import Any
 EARLY, PASSES = 600, 20
 """updates of a first trial; passes over the data of a long one"""
 CHANCE = 0.1
+MEASURED = ("held_out", "held_out_clean", "memorised", "updates", "cpu_seconds")
+"""of a trial"""
 
 
 @dataclass(frozen=True)
@@ -185,18 +188,37 @@ def settings(trial: Trial) -> dict[str, Any]:
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def finished(out: Path) -> dict[str, dict[str, Any]]:
+def finished(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The trials on file, by name."""
+    path, out = options.known, options.out
+    told = known(path) if path else {}
     path = out / "trials.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     # a line that a kill cut short is trained again
     rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return {Trial(**row["trial"]).name: row for row in rows}
+    return told | {Trial(**row["trial"]).name: row for row in rows}
+
+
+def known(path: Path) -> dict[str, dict[str, Any]]:
+    """The trials of a note's table, without their histories, by name."""
+    read: dict[str, Callable[[str], Any]] = {
+        "gamma": float,
+        "alpha": lambda text: float(text) if text else None,
+        **dict.fromkeys(("top_k", "passes", "seed"), int),
+    }
+    found = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            own = {key: read.get(key, str)(row[key]) for key in asdict(Trial())}
+            number = {key: float(row[key]) if row[key] else None for key in MEASURED}
+            number["updates"] = int(row["updates"])
+            found[Trial(**own).name] = {"trial": own, **number}
+    return found
 
 
 def work(trials: Iterable[Trial], options: argparse.Namespace) -> None:
     """Train what is missing, and write a line for each as it ends."""
-    done = finished(options.out)
+    done = finished(options)
     missing = [trial for trial in trials if trial.name not in done]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
@@ -227,9 +249,9 @@ def cells(row: dict[str, Any]) -> Iterator[str]:
         yield f"{row['held_out']:.3f} {row['held_out_clean']:.3f} {learnt}"
 
 
-def show(out: Path) -> None:
+def show(options: argparse.Namespace) -> None:
     """All trials on file, the best first."""
-    done = finished(out)
+    done = finished(options)
     left = [sum(trial.name not in done for trial in trials) for trials in (early(), long())]
     print(f"{len(done)} trials on file; left: {left[0]} early ones, {left[1]} long ones")
     print("noise, layers, on, classes, gamma, alpha, recipe, passes, seed; accuracy held out by")
@@ -261,37 +283,34 @@ def line_of(trial: Trial) -> str:
     return word(trial) + ("" if trial.alpha is None else f", α = {trial.alpha:g}")
 
 
-def kept(out: Path) -> list[tuple[Trial, dict[str, Any]]]:
+def kept(options: argparse.Namespace) -> list[tuple[Trial, dict[str, Any]]]:
     """The trials of the grid that ended with a number."""
-    done = finished(out)
-    return [(t, done[t.name]) for t in (*early(), *long()) if "history" in done.get(t.name, {})]
+    done = finished(options)
+    return [(t, done[t.name]) for t in (*early(), *long()) if "updates" in done.get(t.name, {})]
 
 
-def write_note(out: Path, to: Path) -> None:
+def write_note(options: argparse.Namespace) -> None:
     """The trials as a table, and the figures."""
+    to = options.note
     to.mkdir(parents=True, exist_ok=True)
-    trials = kept(out)
+    trials = kept(options)
     with (to / "trials.csv").open("w", encoding="utf-8", newline="") as file:
-        measured = ("held_out", "held_out_clean", "memorised", "updates", "cpu_seconds")
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow([*asdict(Trial()), *measured])
-        rows.writerows([*asdict(t).values(), *(row[key] for key in measured)] for t, row in trials)
+        rows.writerow([*asdict(Trial()), *MEASURED])
+        rows.writerows([*asdict(t).values(), *(row[key] for key in MEASURED)] for t, row in trials)
     draw_clips(to, [(t, row) for t, row in trials if not t.passes])
+    draw_layers(to, [(t, row) for t, row in trials if not t.passes])
     draw_history(to / "first-updates", [(t, row) for t, row in trials if not t.passes])
-    if any(t.passes for t, _ in trials):
-        draw_history(to / "passes", [(t, row) for t, row in trials if t.passes and not t.seed])
+    draw_history(to / "passes", [(t, row) for t, row in trials if t.passes and not t.seed])
 
 
 def draw_clips(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
     """Clean held-out accuracy after the first updates: which classes count, by gamma and clip."""
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
     ways = ["maximum", "maximum of 9", "sum of 3", "sum of 5", "sum of 9"]
     lengths = list(dict.fromkeys((t.gamma, t.alpha) for t in early() if t.loss == "large-margin"))
     lengths = [length for length in lengths if length != (PUBLISHED.gamma, None)]
     names = [f"{gamma:g}, {'none' if alpha is None else f'{alpha:g}'}" for gamma, alpha in lengths]
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True, layout="constrained")
+    figure, panels = heat_maps()
     for ax, noise in zip(panels, NOISES, strict=True):
         table = [[math.nan] * len(lengths) for _ in ways]
         for t, row in trials:
@@ -299,14 +318,47 @@ def draw_clips(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
             if t.noise == noise and t.loss == "large-margin" and plain:
                 value = 100 * row["held_out_clean"]
                 table[ways.index(word(t))][lengths.index((t.gamma, t.alpha))] = value
-        sns.heatmap(
-            table, ax=ax, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="viridis", cbar=False,
-            xticklabels=names, yticklabels=ways,
-        )  # fmt: skip
+        heat_map(ax, table, names, ways)
         ax.set(title=f"{100 * float(noise):.0f} % label noise", xlabel="γ, α")
-        ax.tick_params(axis="x", rotation=45)
-        ax.tick_params(axis="y", rotation=0)
     save(figure, to / "clips")
+
+
+def heat_maps() -> tuple[Any, Any]:
+    """A figure and its panels, one for each noise."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True, layout="constrained")
+
+
+def heat_map(ax: Any, table: list[list[float]], columns: list[str], rows: list[str]) -> None:
+    """A table of percentages in colours; what is not there stays white."""
+    import seaborn as sns
+
+    sns.heatmap(
+        table, ax=ax, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="viridis", cbar=False,
+        xticklabels=columns, yticklabels=rows,
+    )  # fmt: skip
+    ax.tick_params(axis="x", rotation=45)
+    ax.tick_params(axis="y", rotation=0)
+
+
+def draw_layers(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
+    """The same by the layers at which margins are, and of the published settings."""
+    ways = ["maximum", "sum of 3", "sum of 9"]
+    names = ["output", "input", "hidden", "all", "published: output", "published: all"]
+    figure, panels = heat_maps()
+    for ax, noise in zip(panels, NOISES, strict=True):
+        table = [[math.nan] * len(names) for _ in ways]
+        for t, row in trials:
+            published = t.recipe == "published"
+            plain = published or (t.on == "logits" and (t.gamma, t.alpha) == (1.0, None))
+            if t.noise == noise and t.loss == "large-margin" and plain and word(t) in ways:
+                layers = "all" if t.layers == PUBLISHED.layers else t.layers
+                name = f"published: {layers}" if published else layers
+                table[ways.index(word(t))][names.index(name)] = 100 * row["held_out_clean"]
+        heat_map(ax, table, names, ways)
+        ax.set(title=f"{100 * float(noise):.0f} % label noise")
+    save(figure, to / "layers")
 
 
 def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
@@ -317,13 +369,16 @@ def draw_history(path: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None
     styles = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(line_of(t) for t in shown))}
     wanted = {replace(t, passes=0, seed=0) for t in shown}
     # one line alone compares nothing
+    trials = [(t, row) for t, row in trials if replace(t, passes=0, seed=0) in wanted]
     noises = [noise for noise in NOISES if sum(t.noise == noise for t, _ in trials) > 1]
+    if not noises or any("history" not in row for _, row in trials):
+        return
     figure, panels = plt.subplots(
         1, len(noises), figsize=(7.2, 3.0), sharey=True, squeeze=False, layout="constrained"
     )
     for ax, noise in zip(panels[0], noises, strict=True):
         for t, row in trials:
-            if t.noise == noise and replace(t, passes=0, seed=0) in wanted:
+            if t.noise == noise:
                 steps = [point["step"] for point in row["history"]]
                 for key, line in (("accuracy_clean", "-"), ("memorised", ":")):
                     y = [100 * point[key] for point in row["history"]]
@@ -350,18 +405,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--known", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--status", action="store_true")
     parser.add_argument("--note", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.note:
-        write_note(options.out, options.note)
+        write_note(options)
         return
     if not options.status:
         work(early(), options)
         work(long(), options)
-    show(options.out)
+    show(options)
 
 
 if __name__ == "__main__":
