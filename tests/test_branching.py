@@ -18,6 +18,8 @@ from robustkit.certification import certify, search
 from robustkit.certification.bounds import Multipliers, intervals, lowest
 from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
+from robustkit.certification.deterministic import differences
+from robustkit.certification.domains import Problem
 from robustkit.certification.graph import Relu
 from robustkit.certification.leaves import solve
 from robustkit.certification.region import Region, reach
@@ -314,6 +316,35 @@ def test_the_time_limit_holds_and_what_is_known_by_then_is_kept():
         assert all((one.domains > 0) == (limit > 0) for one in found)
     plain = certify(model, x, labels, "linf", 0.05, budget=0)
     assert all(one.margin > float(m) for one, m in zip(found, plain.margin, strict=True))
+
+
+def test_when_the_time_is_up_no_pass_is_begun_and_the_bound_still_holds(monkeypatch):
+    model, x = dense(3, (12, 12), side=3), pictures(0, 1, 3)
+    graph, region = convert(model, x[0]), Region("linf", x.double(), 0.4)
+    problem = Problem.of(
+        graph, region, intervals(graph, region), differences(model(x).argmax(1), 3)[0]
+    )
+    passes, lower, tighten = [], Problem.lower, search.tighten
+
+    def counted(work):
+        return lambda *given: passes.append(work) or work(*given)
+
+    monkeypatch.setattr(Problem, "lower", counted(lower))
+    monkeypatch.setattr(Problem, "at_once", 4)
+    for name, value in {"tighten": counted(tighten), "STALE": 2, "TIGHTENED": 2}.items():
+        monkeypatch.setattr(search, name, value)
+
+    def searched(stop):
+        passes.clear()
+        return search.BranchAndBound(problem, lambda x: False, lambda: len(passes) >= stop).run()
+
+    long = searched(400)
+    assert tighten in passes
+    assert not long.certified
+    for stop in range(1, 400, 19):
+        found = searched(stop)
+        assert stop <= len(passes) <= stop + 1
+        assert found.lower <= long.lower
 
 
 def test_clean_mistakes_are_fooled_at_once_and_what_has_no_bounds_is_refused():

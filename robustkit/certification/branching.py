@@ -1,5 +1,6 @@
 """Which neuron's sign to presume next (De Palma et al. 2021, filtered smart branching)."""
 
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -14,17 +15,21 @@ LESSER = 0.1
 
 
 @torch.no_grad()
-def choose(problem: Problem, domains: Domains) -> Tensor:
+def choose(problem: Problem, domains: Domains, over: Callable[[], bool] = lambda: False) -> Tensor:
     """A neuron of each domain, int64 B: of those that lose most, the one whose halves gain most.
 
-    Every domain needs a neuron without a presumed sign.
+    Every domain needs a neuron without a presumed sign. When the time is `over`, halves that were
+    not bounded gain nothing: any neuron does.
     """
     candidates = _candidates(problem, domains)
     B, C = candidates.shape
     rows = torch.arange(B, device=candidates.device).repeat_interleave(C)
     halves = domains.take(rows).split(candidates.flatten())
     lower = torch.cat(
-        [_lower(problem, part) for part in _parts(halves, max(1, problem.at_once))]
+        [
+            part.lower if over() else _lower(problem, part)
+            for part in _parts(halves, max(1, problem.at_once))
+        ]
     ).view(2, B, C)
     worse, better = lower.amin(0), lower.amax(0)
     # what is above 0 is done with; how far above is no merit

@@ -181,6 +181,8 @@ def _tightened(
     shape = graph.steps[index].shape
     low, high = (flattened(side).clone() for side in bounds[index])
     most = int(chosen.sum(1).max())
+    if most == 0:
+        return low, high
     # the chosen neurons of each image first; the few too many are dropped again
     order = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
     for columns in torch.split(order, chunk(graph, len(chosen), 2), dim=1):

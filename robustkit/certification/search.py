@@ -23,6 +23,8 @@ STEPS = 5
 STALE = 8
 AT_ONCE = 64
 """domains that are halved together; more fill a pass better, fewer follow the worst bound closer"""
+TIGHTENED = 16
+"""domains whose intervals are bounded again between two looks at the clock"""
 MEMORY = 2**27
 """numbers in all waiting domains: half a GiB"""
 
@@ -67,16 +69,21 @@ class BranchAndBound:
             fooled = self._leaves(domains.take((~undecided).nonzero()[:, 0]))
             domains = domains.take(undecided.nonzero()[:, 0])
             if len(domains) and not fooled:
-                halves = domains.split(choose(self.problem, domains))
+                halves = domains.split(choose(self.problem, domains, self.over))
                 fooled = self._bound(self._tightened(halves), STEPS)
         first = self.waiting[0][0] if self.waiting else float("inf")
         lower = min(first, self.stuck, self.closed)
         return Searched(lower > 0 and not fooled, fooled, lower, self.bounded)
 
     def _bound(self, domains: Domains, steps: int) -> bool:
-        """Bound domains and keep those that are still open; whether one has a counterexample."""
-        rows = torch.arange(len(domains), device=domains.rival.device)
-        for part in torch.split(rows, self.problem.at_once):
+        """Bound domains and keep those that are still open; whether one has a counterexample.
+
+        When the time is up those that are left keep the bound of what they are parts of.
+        """
+        for part in _parts(domains, self.problem.at_once):
+            if bool(domains.lower[part].isfinite().all()) and self.over():
+                self._keep(domains.take(part))
+                continue
             found = ascend(self.problem, domains.take(part), steps, self.over)
             self.bounded += len(part)
             open_ = found.domains.lower <= 0
@@ -94,7 +101,11 @@ class BranchAndBound:
         if len(stale) == 0:
             return domains
         rest = (domains.stale < STALE).nonzero()[:, 0]
-        return Domains.joined([domains.take(rest), tighten(self.problem, domains.take(stale))])
+        found = [domains.take(rest)]
+        for part in torch.split(stale, TIGHTENED):
+            some = domains.take(part)
+            found.append(some if self.over() else tighten(self.problem, some))
+        return Domains.joined(found)
 
     def _keep(self, domains: Domains) -> None:
         for k in range(len(domains)):
@@ -105,6 +116,9 @@ class BranchAndBound:
         """Domains whose signs are all presumed: there the network is linear."""
         for k in range(len(domains)):
             one = domains.take(torch.tensor([k], device=domains.rival.device))
+            if self.over():
+                self._keep(one)
+                continue
             lower, point = solve(self.problem, one)
             if lower > 0:
                 self.closed = min(self.closed, lower)
@@ -116,6 +130,11 @@ class BranchAndBound:
 
     def _fits(self) -> bool:
         return len(self.waiting) * 3 * max(1, len(self.problem.neurons)) < MEMORY
+
+
+def _parts(domains: Domains, size: int) -> tuple[Tensor, ...]:
+    """Rows of so many at a time."""
+    return torch.split(torch.arange(len(domains), device=domains.rival.device), size)
 
 
 def until(seconds: float) -> Callable[[], bool]:
