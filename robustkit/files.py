@@ -79,6 +79,17 @@ def find(shelf: Shelf, name: str) -> Path:
     raise UnknownName(what, name, names(shelf), "or give a path to a .toml file")
 
 
+def given_path(given: object, what: str) -> Path:
+    """What a Python call was given in a path's place, as a path; `what` says of what.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(given, str | os.PathLike) and isinstance(text := os.fspath(given), str):
+        return Path(text)
+    raise InputError(f"{quoted(given)}: expected the path of {what}")
+
+
 def is_file(path: Path) -> bool:
     """Whether a file is there; a name that no system takes is none."""
     try:

@@ -6,6 +6,7 @@ is no float, `"²".isdigit()` holds and `int("²")` fails, and nested brackets e
 """
 
 import re
+import struct
 import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
@@ -26,6 +27,8 @@ DEEPEST = 50
 SHORT, NAMED = 8, 1000
 """characters of a decimal that is as plain as any fraction, and the largest denominator of one that
 a longer decimal may have been written as"""
+FLOAT32 = 4
+"""bytes of a number"""
 FURTHER = 5
 """digits at most that a share is told with before it is told as none or as all"""
 _NUMBER = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.ASCII | re.IGNORECASE)
@@ -85,9 +88,29 @@ def exact(value: object, where: str) -> Fraction:
 
 
 def plain_number(value: object) -> object:
-    """A number of numpy's or torch's as Python's own; anything else as it is."""
+    """A number of numpy's or torch's as Python's own; anything else as it is.
+
+    One of float32 is the number that it was rounded from: 0.1, not 0.10000000149.
+    """
     item = getattr(value, "item", None)
-    return item() if callable(item) and getattr(value, "ndim", None) == 0 else value
+    if not callable(item) or getattr(value, "ndim", None) != 0:
+        return value
+    number: object = item()
+    narrow = isinstance(number, float) and getattr(value, "itemsize", 8) == FLOAT32
+    return _unrounded(number) if narrow and isinstance(number, float) else number
+
+
+def _unrounded(value: float) -> float:
+    """The plainest number that float32 rounds to this one: a short decimal, else a fraction."""
+    if not isfinite(value):
+        return value
+    decimals = [float(f"{value:.{digits}g}") for digits in range(1, SHORT + 1)]
+    simple = float(Fraction(value).limit_denominator(NAMED))
+    # six digits are as many as tell numbers of float32 apart: 0.0627451 may be 16/255
+    for plain in (*decimals[:5], simple, *decimals[5:]):
+        if struct.unpack("f", struct.pack("f", plain))[0] == value:
+            return plain
+    return value
 
 
 def spelled(value: float) -> str:

@@ -31,6 +31,7 @@ from robustkit.errors import DataError, InputError, RecordError, RobustkitError,
 from robustkit.evaluation import images_for, tree
 from robustkit.evaluation.model import from_checkpoint
 from robustkit.files import shipped
+from robustkit.protocol import parse_epsilon
 from robustkit.results.records import computed_by, identity_of
 from robustkit.summary import summarise
 
@@ -661,7 +662,7 @@ def with_a_tensor(logits, labels):
     ("loss", "said"),
     [
         (lambda logits, labels: logits.sum(), "no function with a source of its own"),
-        (torch.nn.CrossEntropyLoss(), "no function with a source of its own"),
+        (torch.nn.CrossEntropyLoss(), "no source of its own"),
         (closed(2), "no source of its own"),
         (with_a_tensor, "uses TENSOR, a Tensor in memory"),
     ],
@@ -783,3 +784,47 @@ def test_labels_are_those_of_the_split_that_was_trained_on(monkeypatch, tmp_path
     with pytest.raises(InputError, match="seen"):
         robustkit.describe(checkpoint, labels=tmp_path / "l.csv", **given)
     assert (asked["name"], asked["split"]) == (given.get("data", "/faces"), split)
+
+
+@pytest.mark.parametrize("kind", [np.float32, lambda value: torch.tensor(value)])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.05, "0.05"), (8 / 255, "8/255"), (16 / 255, "16/255"), (1 / 3, "1/3"), (2.5, "2.5")],
+)
+def test_a_budget_in_float32_is_the_number_that_it_was_rounded_from(kind, value, text):
+    found = parse_epsilon(kind(value))
+    assert found == parse_epsilon(text)
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    "call", [robustkit.read_checkpoint, robustkit.describe, robustkit.read_record,
+             robustkit.verify, robustkit.frame, robustkit.report]
+)  # fmt: skip
+@pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), {"fc.weight": 1}, 5, b"net.pt"])
+def test_what_is_no_path_is_told_in_one_line(call, given):
+    with pytest.raises(InputError, match="expected ") as caught:
+        call(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluations_are_ranked_and_what_names_none_is_told_in_one_line(tmp_path):
+    found = [
+        robustkit.evaluate("lenet5-mnist5k", "mnist5k", "fgsm", epsilon=e, limit=20, out=tmp_path)
+        for e in (0.1, 0.2)
+    ]
+    with pytest.raises(InputError, match="are the same network"):  # found by their files
+        robustkit.rank(*found, runs=tmp_path)
+    for call in (robustkit.rank, robustkit.leaderboard, robustkit.compare):
+        with pytest.raises(InputError, match="evaluat") as caught:
+            call(found[0].header, [found], runs=tmp_path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def test_a_network_or_loss_that_is_made_already_is_no_recipe_for_a_training(tmp_path):
+    for given in ({"model": torch.nn.Linear(2, 2)}, {"loss": torch.nn.CrossEntropyLoss()}):
+        asked = {"model": "lenet5", "data": "mnist5k", "steps": 1, "out": tmp_path / "net.pt"}
+        with pytest.raises(InputError, match="give the class or function") as caught:
+            robustkit.train(**asked | given)
+        assert "\n" not in str(caught.value)

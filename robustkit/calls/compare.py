@@ -7,6 +7,7 @@ from robustkit.analysis.compare import Compared, compare_sides
 from robustkit.analysis.needs import PowerAnalysis, needs, needs_of_bounds
 from robustkit.analysis.rank import Ranking
 from robustkit.analysis.rank import rank as ranked
+from robustkit.calls.given import record_name
 from robustkit.errors import InputError, UnknownName, quoted
 from robustkit.files import whole_number
 from robustkit.parsing import plain_number
@@ -146,7 +147,7 @@ def power(
 
 
 def rank(
-    *names: Path | str,
+    *names: One,
     at: Level | Mapping[str, Level] = CLEAN,
     level: float = 0.95,
     attack: Path | str | None = None,
@@ -159,7 +160,7 @@ def rank(
         robustkit.rank("nets/{loss}_{data}_seed{seed}.pt", at={"mnist": "0.1", "cifar10": "8/255"})
 
     Args:
-        names: of evaluated networks, as patterns, or of their records.
+        names: of evaluated networks, as patterns, or of their records; or evaluations on file.
         at: a budget or "clean" on all data sets, or by data set; "clean" on those not named.
         level: of confidence.
         attack: as for `compare`, and so are norm, surrogate and runs.
@@ -175,7 +176,7 @@ def rank(
     given = at if isinstance(at, Mapping) else {"": at}
     levels = {"": CLEAN} | {name: _level(v) for name, v in given.items()}
     query = RecordQuery(tuple(levels.values()), _text(attack), None, _text(surrogate), norm)
-    return ranked(list(map(str, names)), Finder(Path(runs), query), at=levels, level=level)
+    return ranked(list(map(record_name, names)), Finder(Path(runs), query), at=levels, level=level)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def _sides(
     if not methods:
         raise InputError("name two networks or more; the first is the baseline")
     finder = Finder(Path(runs), query)
-    texts = [str(one) for given in methods for one in _members(given) if not _held(one)]
+    texts = [record_name(one) for given in methods for one in _members(given) if not _held(one)]
     for one in (one for given in methods for one in _members(given) if isinstance(one, Evaluation)):
         finder.check_attacker(str(one.header["checkpoint"]["path"]), Record(one.header, one))
     networks = dict(finder.networks(texts))  # together: a message names what another one has
@@ -265,7 +266,7 @@ def _groups(given: Method, known: Mapping[str, Sequence[NetworkRecords]]) -> Ite
     networks = [
         network
         for one in _members(given)
-        for network in (_in_memory(one) if isinstance(one, Evaluation) else known[str(one)])
+        for network in (_in_memory(one) if isinstance(one, Evaluation) else known[record_name(one)])
     ]
     if not networks:
         raise InputError("an empty list of evaluations; give at least one")

@@ -22,6 +22,7 @@ from robustkit.evaluation.images import check_classes, check_shape, images_for
 from robustkit.evaluation.model import EvaluatedModel, from_checkpoint
 from robustkit.files import whole_number
 from robustkit.models import names_code
+from robustkit.record import Evaluation
 from robustkit.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -232,6 +233,21 @@ def evaluated(
 def name_of(model: "Loaded", name: str | None = None) -> str:
     """A network as people are told of it: by its path, its name or its class."""
     return str(model.path) if isinstance(model, Checkpoint) else name or type(model).__name__
+
+
+def record_name(given: object) -> str:
+    """What names an evaluated network: its path, a pattern, or the path of a record.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(given, Checkpoint | TrainingResult | Evaluation) and given.path is not None:
+        return str(given.path)
+    if isinstance(given, str | Path):
+        return str(given)
+    raise InputError(
+        f"{quoted(given)}: names no evaluated network; give each its path, a pattern, or its record"
+    )
 
 
 def path_of(given: Path | str | None) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from robustkit.analysis.leaderboard import AuditMark, Leaderboard
 from robustkit.analysis.leaderboard import leaderboard as ordered
 from robustkit.auditing.stored import read_audit
+from robustkit.calls.given import record_name
 from robustkit.errors import InputError, RobustkitError, first_line
 from robustkit.files import write_atomic
 from robustkit.record import Evaluation
@@ -54,7 +55,7 @@ def _records(
     """The records that names mean, or all of the folder; and which of them cannot be read."""
     if names:
         held = [one for one in names if isinstance(one, Evaluation)]
-        texts = [str(one) for one in names if not isinstance(one, Evaluation)]
+        texts = [record_name(one) for one in names if not isinstance(one, Evaluation)]
         networks = Finder(runs, RecordQuery()).networks(texts) if texts else ()
         named = (record for _, own in networks for network in own for record in network.records)
         return [*(Record(one.header, one) for one in held), *named], ()

@@ -24,7 +24,7 @@ from robustkit.display.stream import tell
 from robustkit.display.studies import StudyPlan, StudyTable
 from robustkit.errors import EvaluationFailed, InputError, UnknownName
 from robustkit.figures import STYLES, Width
-from robustkit.files import find, whole_number
+from robustkit.files import find, given_path, whole_number
 from robustkit.spec import Study
 from robustkit.study.cells import Plan
 from robustkit.study.findings import findings_of_store
@@ -150,7 +150,7 @@ def report(
     works |= {"--device": None if device == "auto" else device}
     if plan and track is not None:
         raise InputError("--track does not go with --plan: nothing is reported")
-    name, folder = str(name), Path(out or Path(name).stem)
+    name, folder = str(given_path(name, "a study")), Path(out or Path(name).stem)
     store, source = StudyStore(folder / "work"), path_of(runs)
     output = _Output(folder, style, width, tracking.asked(track), command)
     changes = _changes(checkpoints, source, data, limit, model, baseline)

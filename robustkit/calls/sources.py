@@ -80,7 +80,13 @@ def code_of(given: Given, beside: Path, option: str) -> Code:
     if isinstance(given, str):
         return Code(given, None)
     name = called(given)
-    if not isinstance(given, FunctionType | type) or not name.isidentifier():
+    if not isinstance(given, FunctionType | type):
+        kind = type(given).__name__
+        raise InputError(
+            f"{option}: an object of type {kind} has no source of its own; give the class or "
+            f"function that makes it, or {ELSE}"
+        )
+    if not name.isidentifier():
         raise InputError(f"{option} {cut(name)}: no function with a source of its own; {ELSE}")
     written = _Written(f"{option} {name}")
     written.add(given, name)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robustkit.errors import InputError, RecordError
+from robustkit.files import given_path
 from robustkit.integrity import FileCheck, check_files
 
 
@@ -20,7 +21,8 @@ def verify(*places: Path | str) -> FileCheck:
     """
     if not places:
         raise InputError("name the folders or files to check")
-    found = {Path(place): tuple(check_files(Path(place))) for place in places}
+    paths = [given_path(place, "a folder or file to check") for place in places]
+    found = {path: tuple(check_files(path)) for path in paths}
     for place, files in found.items():
         if not files:
             raise RecordError(f"{place}: not a file that robustkit wrote")

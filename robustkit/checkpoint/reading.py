@@ -5,6 +5,7 @@ recognition by keys and shapes. torch is imported when a network is made, and no
 architecture is none of the registry's.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -48,7 +49,7 @@ from robustkit.checkpoint.suggestions import suggest
 from robustkit.checkpoint.weight_sets import NoSuchSet, fit_weights, recognise_weights
 from robustkit.checkpoint.weights import Weights, open_weights, weights_digest
 from robustkit.defaults import torch_defaults
-from robustkit.errors import CheckpointError
+from robustkit.errors import CheckpointError, InputError, quoted
 from robustkit.fetching import Progress
 from robustkit.files import open_digest
 from robustkit.keys import CheckpointKey
@@ -107,6 +108,11 @@ def read_checkpoint(
         },
         "--model, --num-classes, --mean, --std, --weights, --ignore, --rename",
     )
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"{quoted(path)}: expected a checkpoint's path or name; a module in memory needs no "
+            "reading: give it in the checkpoint's place, a state dict loaded into its module"
+        )
     name = named.parse(str(path))
     located = None if name is None else named.locate(name, model, progress)
     file = find_checkpoint(path) if located is None else located.path

@@ -38,6 +38,9 @@ class Epsilon:
     def __float__(self) -> float:
         return float(self.value)
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def transforms(self) -> bool:
         """Whether it is a rotation and translation."""

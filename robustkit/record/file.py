@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustkit.errors import RecordError, unreadable
-from robustkit.files import canonical
+from robustkit.files import canonical, given_path
 from robustkit.record.checks import (
     changed,
     check_header,
@@ -64,7 +64,7 @@ def read(path: Path | str) -> Evaluation:
         RecordError: no such file, not one of ours, changed since it was written, or written by a
             newer version.
     """
-    path = Path(path)
+    path = given_path(path, "a record, a .parquet file")
     found, rows = read_table(path)
     outputs = decode_array(found.outputs)
     return Evaluation(found.header, found.run, rows, examples(path), path, outputs)

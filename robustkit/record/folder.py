@@ -15,7 +15,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from robustkit.errors import CannotWrite, RecordError, UnknownName
-from robustkit.files import canonical, write_atomic
+from robustkit.files import canonical, given_path, write_atomic
 from robustkit.record.blocks import Blocks
 from robustkit.record.checks import NAME, changed, check_version
 from robustkit.record.evaluation import SCALARS, SCHEMA, VERSION, Evaluation
@@ -143,10 +143,11 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.
     for name in columns:
         if name not in SCHEMA.names:
             raise UnknownName("column", str(name), SCHEMA.names)
-    if not Path(folder).is_dir():
+    folder = given_path(folder, "a folder of records")
+    if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder of records")
-    check_folder(Path(folder))
-    tables = [_tidy(read(path), columns) for path in sorted(Path(folder).glob("*.parquet"))]
+    check_folder(folder)
+    tables = [_tidy(read(path), columns) for path in sorted(folder.glob("*.parquet"))]
     tidy: pd.DataFrame = pa.concat_tables([_nothing(columns), *tables]).to_pandas(
         strings_to_categorical=True
     )
