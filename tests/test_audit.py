@@ -765,6 +765,9 @@ def test_images_whose_smoothed_certificate_an_attack_breaks_are_told(
     audit = run_audit(request_for(plan, images), settings_in(tmp_path))
     (note,) = [text for text in audit.warnings if "smoothed classifier" in text]
     assert note.startswith("smoothed classifier: 2 of 4 images, certified, fell to an attack")
+    smoothing = plans.load_plan(str(plan)).smoothing
+    radii, alpha = len(smoothing.radii), smoothing.alpha
+    assert f"{1 + radii} answers is wrong with a probability of {(1 + radii) * alpha:g}" in note
 
 
 def test_what_breaks_a_smoothed_image_breaks_it_within_every_larger_radius():

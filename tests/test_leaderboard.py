@@ -24,7 +24,7 @@ from robustkit.protocol import check_budgets, parse_epsilon
 from robustkit.record import Store, table
 from robustkit.reporting.leaderboard import page
 from robustkit.reporting.wording import interval
-from robustkit.results.records import identity_of, open_record
+from robustkit.results.records import condition, identity_of, open_record
 from robustkit.statistics import over_seeds
 
 
@@ -266,6 +266,41 @@ def test_a_transform_of_the_same_proportion_in_another_evaluation_is_told():
     (note,) = robustkit.leaderboard(*found).notes
     assert "was attacked at ε = 30deg as well, in another evaluation" in note
     check_budgets("spatial", [parse_epsilon(f"{n}deg") for n in (10, 20, 30)])
+
+
+def test_what_was_tried_at_other_budgets_too_is_on_a_board_of_its_own():
+    """Of rotations those that are tried for one budget count at all that hold it."""
+
+    def rotated(name, texts):
+        found = with_budgets(name, texts, 0)
+        resolved = found.header["protocol"]["resolved"]
+        resolved |= {"attacks": [{"kind": "spatial-random", "draws": 10}]}
+        return found
+
+    once, among = rotated("a", ["20deg"]), rotated("b", ["10deg", "20deg"])
+    assert len(robustkit.leaderboard(once, among).boards) == 2
+    assert len(robustkit.leaderboard(once, rotated("b", ["20deg"])).boards) == 1
+    conditions = {condition(one.header, 20) for one in (once, among, rotated("b", ["20deg"]))}
+    assert len(conditions) == 2
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_sets_of_corrupted_images_one_is_in_the_mean_whatever_their_order(first):
+    made("a", weights=digest("a"))
+    levels = [(name, text) for text in ("x", "y") for name in ("fog", "snow")]
+    shares = {}
+    for name, text in [*levels[2 * first :], *levels[: 2 * first]]:
+        source = {"corruption": name, "severity": 1}
+        strength = 0.1 if text == "x" else 0.4
+        found = made("a", data=text, strength=strength, weights=digest("a"), source=source)
+        shares[name, text] = (found.broken_at > 0).mean()
+    found = boards()
+    (row,) = found.boards[0].rows
+    assert row.corrupted == pytest.approx((shares["fog", "y"] + shares["snow", "y"]) / 2)
+    assert row.corruptions == 2
+    assert found.notes == (f"{found.boards[0].title}: corruptions are those of y.",)
+    made("a", data="x", weights=digest("a"), source={"corruption": "brightness", "severity": 1})
+    assert boards().boards[0].rows[0].corruptions == 3  # the set of most levels
 
 
 def test_networks_that_only_corrupted_images_are_known_of_are_named():

@@ -15,17 +15,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustkit.analysis.contrast import classes_of, unlike_note
-from robustkit.corruption.published import arranged
+from robustkit.analysis.corruptions import (
+    CorruptedLevel,
+    corrupted_levels,
+    is_corrupted,
+    mean_accuracy,
+    one_set,
+    shown_to_all,
+)
 from robustkit.errors import InputError
 from robustkit.files import canonical, digest
-from robustkit.protocol import budget_key, by_transfer, parse_epsilon, protocol_in_words
+from robustkit.protocol import budget_key, by_transfer, parse_epsilon, pools, protocol_in_words
 from robustkit.protocol.file import towards
 from robustkit.protocol.norms import symbol
 from robustkit.results.finder import method_names, short_paths
 from robustkit.results.records import Record
 from robustkit.results.rows import budgets
 from robustkit.showing import Shown
-from robustkit.statistics import Estimate, over_seeds, proportion
+from robustkit.statistics import Estimate, over_seeds
 from robustkit.statistics.comparison import listed
 
 
@@ -47,16 +54,6 @@ class AuditMark(NamedTuple):
     split: str
     network: str
     """`Record.identity` of the network: its normalisation belongs to it, too"""
-
-
-class _Level(NamedTuple):
-    """A corruption at a severity, as one network was shown it."""
-
-    corruption: str
-    severity: int | None
-    accuracy: Estimate
-    data: str
-    """name of the set of corrupted images"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,8 @@ def leaderboard(
     """
     if not records:
         raise InputError("no evaluation is there to make a leaderboard of")
-    plain = [r for r in records if not _is_corrupted(r.header)]
-    corrupted = _corrupted(r for r in records if _is_corrupted(r.header))
+    plain = [r for r in records if not is_corrupted(r.header)]
+    corrupted = corrupted_levels(r for r in records if is_corrupted(r.header))
     groups: dict[str, list[Record]] = {}
     for record in plain:
         groups.setdefault(_together(record.header), []).append(record)
@@ -157,7 +154,7 @@ def leaderboard(
 
 
 def _uneven(
-    board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, _Level]]
+    board: Board, records: Sequence[Record], corrupted: Mapping[str, Mapping[str, CorruptedLevel]]
 ) -> Iterable[str]:
     """What the order of a board, or a column that it has not, does not say of itself."""
     levels = _shared(board.levels, board.rows)
@@ -173,14 +170,13 @@ def _uneven(
         own = [r.checkpoint for r in records if str(r.checkpoint["path"]) in row.networks]
         yield from (f"{board.title}: {note}" for note in unlike_note(row.name, own))
     shown = [corrupted[r.identity] for r in records if r.identity in corrupted]
-    if shown and not (common := _common(records, corrupted)):
+    if shown and not (common := shown_to_all(records, corrupted)):
         yield f"{board.title}: no corrupted images were shown to all that were shown any."
     elif shown:
-        levels_shown = [shown[0][images] for images in common]
-        mean, counted = _mean(levels_shown)
+        chosen = one_set([shown[0][images] for images in common])
+        mean, counted = mean_accuracy(chosen)
         if mean is not None:
-            sets = sorted({level.data for level in levels_shown})
-            yield f"{board.title}: corruptions are those of {listed(sets)}."
+            yield f"{board.title}: corruptions are those of {chosen[0].data}."
         elif counted:
             yield f"{board.title}: no mean over corruptions, whose severities differ."
 
@@ -251,45 +247,12 @@ def _parts(header: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _is_corrupted(header: Mapping[str, Any]) -> bool:
-    return bool((header["data"].get("source") or {}).get("corruption"))
-
-
-def _corrupted(records: Iterable[Record]) -> dict[str, dict[str, _Level]]:
-    """Levels of corruption by network and digest of the corrupted images."""
-    found: dict[str, dict[str, _Level]] = {}
-    for record in records:
-        source, right = record.header["data"]["source"], record.rows.right()
-        share = proportion(int(right.sum()), len(right))
-        name = record.header["data"]["name"]
-        level = _Level(source["corruption"], source["severity"], share, name)
-        found.setdefault(record.identity, {})[record.header["data"]["digest"]] = level
-    return found
-
-
-def _mean(levels: Iterable[_Level]) -> tuple[float | None, int]:
-    """Mean accuracy as the benchmarks define it, and over how many levels."""
-    rows: dict[str, dict[int | None, Estimate]] = {}
-    for level in sorted(levels, key=lambda one: one.accuracy.n):  # of two the one of more images
-        rows.setdefault(level.corruption, {})[level.severity] = level.accuracy
-    table = arranged(rows)
-    error, counted = table.mean_error, sum(len(table.rows[name]) for name in table.counted)
-    return None if error is None else 1 - error, counted
-
-
-def _common(
-    records: Iterable[Record], corrupted: Mapping[str, Mapping[str, _Level]]
-) -> frozenset[str]:
-    """The corrupted images that were shown to each network that was shown any."""
-    shown = [set(corrupted[r.identity]) for r in records if r.identity in corrupted]
-    return frozenset(set.intersection(*shown)) if shown else frozenset()
-
-
 def _together(header: Mapping[str, Any]) -> str:
     """Equal for records whose rows may be compared, at the budgets that they share."""
+    resolved = header["protocol"]["resolved"]
     # one budget has no search among budgets, and any search gives the same at each but for luck
-    left_out = ("epsilons", "search")
-    asked = {k: v for k, v in header["protocol"]["resolved"].items() if k not in left_out}
+    left_out = () if pools(resolved) else ("epsilons", "search")
+    asked = {k: v for k, v in resolved.items() if k not in left_out}
     by = header.get("surrogate", {}).get("weights", "")
     revision = header["engine"]["revision"] if asked["attacks"] else 0
     return digest(canonical([header["data"]["digest"], asked, by, revision, _proportion(header)]))
@@ -314,7 +277,7 @@ def _latest(records: Sequence[Record]) -> list[Record]:
 def _board(
     title: str,
     records: Sequence[Record],
-    corrupted: Mapping[str, Mapping[str, _Level]],
+    corrupted: Mapping[str, Mapping[str, CorruptedLevel]],
     audits: Sequence[AuditMark],
     by_method: bool,
 ) -> Board:
@@ -326,7 +289,7 @@ def _board(
     norm, data = str(header["protocol"]["norm"]), header["data"]
     where = (norm, data["name"], data["split"])
     audited = [a for a in audits if (a.norm, a.data, a.split) == where]
-    alike = _common(records, corrupted)
+    alike = shown_to_all(records, corrupted)
     same = {n: {i: share[i] for i in alike} for n, share in corrupted.items() if alike <= {*share}}
     rows = [
         _row(name, method, own, written, same, audited)
@@ -408,7 +371,7 @@ def _row(
     method: str,
     records: Sequence[Record],
     levels: Sequence[str],
-    corrupted: Mapping[str, Mapping[str, _Level]],
+    corrupted: Mapping[str, Mapping[str, CorruptedLevel]],
     audits: Sequence[AuditMark],
 ) -> BoardRow:
     own = [set(map(budget_key, budgets(record.header))) for record in records]
@@ -417,7 +380,8 @@ def _row(
         for level in levels
         if all(budget_key(level) in asked for asked in own)
     }
-    means = [_mean(corrupted.get(record.identity, {}).values()) for record in records]
+    shown = [[*corrupted.get(record.identity, {}).values()] for record in records]
+    means = [mean_accuracy(one_set(own)) for own in shown]
     shares = [mean for mean, _ in means if mean is not None]
     networks = {record.identity for record in records}
     costs = [record.rows.passes for record in records]

@@ -21,7 +21,7 @@ from robustkit.files import digest, write_atomic
 from robustkit.keys import AuditPartKey
 from robustkit.seals import read_sealed, sealed
 
-REVISION = 7
+REVISION = 8
 """raised whenever a change can change what is kept of a part"""
 
 

@@ -366,7 +366,7 @@ class _AuditRun:
             for radius, *both in result["levels"]
         )
         if broken := result.get("contradicted", 0):  # results of before do not say
-            self.notes.append(wording.contradicted_smoothing(broken, n, smoothing.alpha))
+            self.notes.append(wording.contradicted_smoothing(broken, n, smoothing))
         clean, noise = proportion(result["clean"], n, "exact"), (smoothing.sigma, smoothing.draws)
         return SmoothedAccuracy(*noise, smoothing.alpha, clean, result["abstained"], levels)
 

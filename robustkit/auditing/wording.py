@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import floor
 
+from robustkit.auditing.plan import Smoothing
 from robustkit.protocol.norms import symbol
 from robustkit.statistics.comparison import capital, listed
 from robustkit.statistics.estimate import counted
@@ -59,12 +60,17 @@ def _floored(difference: float, digits: int) -> float:
     return floor(round(scale * difference, MOST_DIGITS)) / scale
 
 
-def contradicted_smoothing(n: int, of: int, alpha: float) -> str:
-    """That images have a certificate of a smoothed classifier, and were broken all the same."""
+def contradicted_smoothing(n: int, of: int, smoothing: Smoothing) -> str:
+    """That images have a certificate of a smoothed classifier, and were broken all the same.
+
+    An image has one certificate, and an answer at the attacked point of each radius.
+    """
+    answers = 1 + len(smoothing.radii)
     return (
         f"smoothed classifier: {n} of {counted(of, 'image')}, certified, fell to an attack within "
-        "the certified radius; they count neither as certified nor as withstanding it. One of two "
-        f"such answers is wrong with a probability of {2 * alpha:g} at most, by the draws"
+        "the certified radius; they count neither as certified nor as withstanding it. One of "
+        f"an image's {answers} answers is wrong with a probability of "
+        f"{answers * smoothing.alpha:g} at most, by the draws"
     )
 
 

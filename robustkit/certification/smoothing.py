@@ -79,8 +79,8 @@ class AttackedSmoothed:
     """The smoothed classifier g under an attack, beside its certificate; each bool N.
 
     `attacked` are the images whose confident prediction of `smooth` is right and for which no
-    point was found that g confidently says another class of; `certified`, a part of them, those
-    that are certified, too.
+    point was found at which g says another class or abstains; `certified`, a part of them, those
+    that are certified, too, where abstaining breaks nothing.
     """
 
     attacked: npt.NDArray[np.bool_]
@@ -164,7 +164,8 @@ def attack_smoothed(
 
     Projected gradient descent on the mean softmax of the label over `draws` noises, fresh in each
     step (Salman et al. 2019, SmoothAdv), by steps of 2.5·ε/steps. The last point is judged by
-    `predict` with draws of its own; only a confident other class counts as broken.
+    `predict` with draws of its own. Another class breaks the image, and so does an abstention, as
+    there; but one that is certified within ε was not shown to be wrong by too few draws.
 
     Raises:
         DataError: not one id and one label per image.
@@ -185,7 +186,7 @@ def attack_smoothed(
                 raise EvaluationFailed("the attack on the smoothed classifier left its ball")
             # draws of its own, for the same reason: the attack has seen the others
             verdict = predict(asked, x[0], ids[i], noise, batch_size)
-            broken[i] = verdict not in (ABSTAIN, label)
+            broken[i] = verdict != label and not (verdict == ABSTAIN and sealed[i])
     return AttackedSmoothed(clean & ~broken, sealed & ~broken, sealed & broken)
 
 

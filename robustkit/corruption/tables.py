@@ -147,7 +147,7 @@ class Parameters:
     table: Side
     """the side that the published constants were chosen for"""
     levels: tuple[Constants, ...]
-    """per severity; lengths are scaled to `side`, but never below those for 32 pixels"""
+    """per severity; lengths are scaled to `side`, those for 32 pixels never to less"""
 
     @property
     def fields(self) -> tuple[str, ...]:

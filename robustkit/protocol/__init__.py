@@ -66,6 +66,7 @@ from robustkit.protocol.protocol import (
     Protocol,
     Target,
     checked_protocol,
+    pools,
     resolve_budgets,
     search_of,
 )
@@ -128,6 +129,7 @@ __all__ = [
     "parse_epsilon",
     "parse_norm",
     "parse_protocol",
+    "pools",
     "protocol_in_words",
     "protocol_of",
     "protocol_options",

@@ -280,7 +280,10 @@ class SpatialGrid(Settings):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SpatialRandom(Settings):
-    """The worst of so many random rotations and translations (Engstrom et al. 2019)."""
+    """The worst of so many random rotations and translations (Engstrom et al. 2019).
+
+    Of so many at each budget: those of all budgets that lie within one count there.
+    """
 
     draws: int = 10
 

@@ -19,6 +19,7 @@ from robustkit.protocol.attacks import (
     Patch,
     SparsePGD,
     SpatialGrid,
+    SpatialRandom,
     Square,
     kind_of,
     labels_of,
@@ -156,6 +157,15 @@ def search_of(resolved: Mapping[str, Any]) -> BudgetOrder | None:
     if len(resolved["epsilons"]) < 2:
         return None
     return "bisect" if "search" in resolved else "scan"
+
+
+def pools(resolved: Mapping[str, Any]) -> bool:
+    """Whether what a resolved protocol tries at a budget hangs on which others are asked.
+
+    Rotations and translations are tried at each budget, and those of smaller ones count at larger.
+    """
+    kinds = {kind for kind, attack in KINDS.items() if attack in (SpatialGrid, SpatialRandom)}
+    return any(attack["kind"] in kinds for attack in resolved["attacks"])
 
 
 def resolve_budgets(

@@ -164,7 +164,9 @@ def _smoothed(audit: Audit) -> str:
     introduction = (
         f"Another classifier than the audited one: its most frequent class under Gaussian noise "
         f"(σ = {found.sigma:g}, {found.draws:,} draws, α = {found.alpha:g}). It abstained on "
-        f"{found.abstained:,} of {found.clean.n:,} images, which count as wrong."
+        f"{found.abstained:,} of {found.clean.n:,} images, which count as wrong; so does an image, "
+        "unless it is certified at that radius, where it abstains on the point that an attack "
+        "reached."
     )
     shown = table(("ℓ₂ radius", "robust accuracy", "certified"), rows)
     return _section("The smoothed classifier", escaped(introduction), shown)

@@ -12,7 +12,7 @@ import numpy as np
 
 from robustkit.files import canonical, digest
 from robustkit.models import names_code
-from robustkit.protocol import Norm, budget_key, parse_epsilon, search_of
+from robustkit.protocol import Norm, budget_key, parse_epsilon, pools, search_of
 from robustkit.record import mean_passes, read_header, read_table
 from robustkit.results.rows import UNBROKEN, Rows, read_rows
 
@@ -153,10 +153,12 @@ def condition(header: Mapping[str, Any], largest: Fraction | float) -> Condition
     asked = dict(header["protocol"]["resolved"])
     search = search_of(asked)
     budgets = tuple(map(budget_key, asked.pop("epsilons")))
+    whole = search == "bisect" or pools(asked)
+    tried = tuple(text for value, text in budgets if value <= largest or whole)
     return Condition(
         data,
-        digest(canonical(asked)),
-        tuple(text for value, text in budgets if value <= largest or search == "bisect"),
+        digest(canonical([asked, tried] if pools(asked) else asked)),
+        tried,
         header.get("surrogate", {}).get("weights", ""),
         header["engine"]["revision"],
     )
