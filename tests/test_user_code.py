@@ -1,5 +1,6 @@
 """An edited helper of a user's FILE.py is other code: no record of before answers."""
 
+import os
 import pickle
 import random
 import sys
@@ -82,6 +83,31 @@ def test_an_edited_module_that_a_file_imports_is_other_code_and_taken_as_it_now_
     torch.testing.assert_close(models.build(f"{file}:build", seed=0)(x), -100 * first)
     # another file's module of the same name is its own
     torch.testing.assert_close(models.build(f"{moved}:build", seed=0)(x), first)
+
+
+@pytest.mark.parametrize("edited", ["net.py", "helper.py", "package/inner.py", "space/inner.py"])
+def test_a_file_written_again_in_the_same_second_is_taken_as_it_is_now(
+    edited, tmp_path, monkeypatch
+):
+    """Python's own cache goes by a file's length and the second of its last change."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    files = {
+        "net.py": "import helper, space.inner\nfrom package import inner\n"
+        "def build():\n    return 1.0 * helper.SCALE * inner.SCALE * space.inner.SCALE\n",
+        **OTHERS,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    path = tmp_path / edited
+
+    def made():
+        os.utime(path, (1e9, 1e9))
+        return models.import_function(tmp_path / "net.py", "build")()
+
+    assert made() == made() == 1
+    path.write_text(files[edited].replace("1.0", "2.0"))
+    assert made() == 2
 
 
 def test_a_file_that_imports_nothing_of_the_users_keeps_its_digest(tmp_path):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustkit.defaults import torch_defaults
 from robustkit.errors import CheckpointError, InputError, UnknownName, one_line
 from robustkit.files import digest
-from robustkit.models.imported import Neighbours, source_digest
+from robustkit.models.imported import FromSource, Neighbours, source_digest
 from robustkit.unpickling.tensors import EXTRA
 
 if TYPE_CHECKING:
@@ -373,7 +373,9 @@ def _imported(path: Path, name: str, option: str) -> Callable[..., Any]:
 
     resolved = _existing(path, option).resolve()
     private = f"_robustkit_user_{sha256(str(resolved).encode()).hexdigest()[:16]}"
-    found = importlib.util.spec_from_file_location(private, resolved)
+    found = importlib.util.spec_from_file_location(
+        private, resolved, loader=FromSource(private, str(resolved))
+    )
     if found is None or found.loader is None:
         raise InputError(f"{path}: not importable as Python")
     module = importlib.util.module_from_spec(found)

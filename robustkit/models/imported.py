@@ -7,14 +7,15 @@ name that stands there. What is imported by a name put together at run time is n
 import ast
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import resolve_name
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import resolve_name, spec_from_file_location
 from pathlib import Path
 from sysconfig import get_path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from robustkit.files import digest, file_digest
@@ -69,6 +70,38 @@ def imported_modules(path: Path) -> list[ImportedModule]:
     return sorted(one for one in made if one.path != root)
 
 
+class FromSource(SourceFileLoader):
+    """Loads a file as its source is now.
+
+    Python takes what it compiled before where a file has the length and the second of its last
+    change in common with it, as one written again in a loop has: another code than is on record.
+    """
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+class _Sources(MetaPathFinder):
+    """Finds these modules by their files."""
+
+    def __init__(self, modules: Iterable[ImportedModule]) -> None:
+        self._files = {name: file for name, file in modules if file.suffix == ".py"}
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Of one of them; None of any other."""
+        file = self._files.get(fullname)
+        if file is None:
+            return None
+        inside = [str(file.parent)] if file.name == "__init__.py" else None
+        loader = FromSource(fullname, str(file))
+        return spec_from_file_location(
+            fullname, file, loader=loader, submodule_search_locations=inside
+        )
+
+
 class Neighbours:
     """The user's modules for a FILE.py, loaded as their files are when they are first imported.
 
@@ -94,9 +127,12 @@ class Neighbours:
                 aside[name] = sys.modules.pop(name)
         sys.modules.update(self._own)
         sys.path.insert(0, self._folder)  # as `python FILE.py` would, so that it finds them
+        sources = _Sources(self._modules)
+        sys.meta_path.insert(0, sources)
         try:
             yield
         finally:
+            sys.meta_path.remove(sources)
             sys.path.remove(self._folder)
             for name, _ in self._modules:
                 if name in sys.modules:
