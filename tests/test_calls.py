@@ -705,6 +705,59 @@ def test_a_class_of_a_notebooks_cell_has_its_source(tmp_path):
     ]
 
 
+def cells(*texts):
+    """The names of a notebook after these cells."""
+    names = {"__name__": "__main__"}
+    for number, text in enumerate(("import torch", *texts)):
+        name = f"<cell {number} {id(names)}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        exec(compile(text, name, "exec"), names)
+    return names
+
+
+def written(found, tmp_path):
+    names = {}
+    exec(code_of(found, tmp_path / "net.safetensors", "--loss").file[1], names)
+    return names[found.__name__]
+
+
+def test_a_function_of_the_users_that_is_called_like_pythons_own_is_written_too(tmp_path):
+    names = cells("def pow(x, p):\n    return x\n", "def loss(z, y):\n    return pow(z, 2)\n")
+    assert written(names["loss"], tmp_path)(3, 0) == names["loss"](3, 0) == 3
+
+
+def test_what_a_class_of_a_cell_is_decorated_with_is_written_too(tmp_path):
+    names = cells(
+        "def twice(cls):\n    cls.factor = 2\n    return cls\n",
+        "@twice\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return self.factor * x\n",
+    )
+    assert written(names["Net"], tmp_path)()(torch.ones(1)) == 2
+
+
+NET = "class Net(torch.nn.Module):\n    scale = 1.0\n    def forward(self, x):\n        return x\n"
+CHANGED = {
+    "a method": (NET, "def forward(self, x):\n    return 2 * x\nNet.forward = forward\n"),
+    "a method more": (NET, "Net.extra_repr = lambda self: ''\n"),
+    "a constant of a class": (NET, "Net.scale = 2.0\n"),
+    "a default": ("GAMMA = 2.0\n", "def Net(z, y, *, g=GAMMA):\n    return g\n", "GAMMA = 5.0\n"),
+    "a function that it calls": (
+        "def f(x):\n    return x\n",
+        "def Net(z, y):\n    return f(z)\n",
+        "g = lambda x: 2 * x\ng.__name__ = g.__qualname__ = 'f'\nf.__code__ = g.__code__\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_is_no_longer_what_its_source_says_is_refused(case, tmp_path):
+    before = cells(*CHANGED[case][: -1 if case != "a default" else 2])["Net"]
+    assert written(before, tmp_path)
+    with pytest.raises(InputError, match="what its source says|has no source of its own") as caught:
+        written(cells(*CHANGED[case])["Net"], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 # --- who watches ----------------------------------------------------------------------------------
 
 

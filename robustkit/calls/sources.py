@@ -6,24 +6,30 @@ it names, its constants, and its imports of what is installed.
 """
 
 import ast
-import builtins
+import dis
 import inspect
 import linecache
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
-from robustkit.errors import InputError, cut, quoted
+from robustkit.errors import InputError, cut, one_line, quoted
 from robustkit.files import extended, write_atomic
+from robustkit.switches import settings_kept
 from robustkit.training.saved import state_path
 
 PACKAGES = ("site-packages", "dist-packages")
 """folders of installed packages, whose versions are on record"""
 Given = Callable[..., Any] | str
 """a name, FILE.py:FUNCTION, or the function or class itself"""
+OF_ANY = (
+    *("__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__"),
+    *("__static_attributes__", "__firstlineno__", "__annotations_cache__", "__annotate_func__"),
+)
+"""what Python gives every class"""
 ELSE = "write it to a file and give FILE.py:FUNCTION"
 
 
@@ -90,6 +96,7 @@ def code_of(given: Given, beside: Path, option: str) -> Code:
         raise InputError(f"{option} {cut(name)}: no function with a source of its own; {ELSE}")
     written = _Written(f"{option} {name}")
     written.add(given, name)
+    written.check()
     path = beside.with_name(extended(f"{beside.stem}.{name}", ".py"))
     return Code(f"{path}:{name}", (path, written.text().encode()))
 
@@ -122,6 +129,31 @@ class _Written:
     def text(self) -> str:
         """The file."""
         return "\n".join([*sorted(self.imports), "", *self.body]).strip() + "\n"
+
+    def check(self) -> None:
+        """Nothing, if the file makes again what is in memory.
+
+        A method that was replaced, a default of a constant that is another by now, a file that was
+        edited since: the source does not say them.
+
+        Raises:
+            InputError: it makes something else, or fails.
+        """
+        made: dict[str, Any] = {"__name__": "robustkit_written"}
+        try:
+            with settings_kept():
+                exec(compile(self.text(), "<written>", "exec", dont_inherit=True), made)
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"{self.asked}: its source fails where it stands alone ({one_line(error)}); {ELSE}"
+            ) from error
+        for name, found in self.known.items():
+            own = isinstance(found, FunctionType | type) and _installed(found) is None
+            if own and not _same(found, made.get(name)):
+                raise InputError(
+                    f"{self.asked}: {name} in memory is not what its source says (a method "
+                    f"or constant that was replaced, a default); define it anew, or {ELSE}"
+                )
 
     def _import(self, module: ModuleType, name: str) -> None:
         if not _stands_installed(module):
@@ -195,7 +227,8 @@ def _source_in_cell(found: type) -> str | None:
             nodes = ast.parse(text).body if text else []
             for node in nodes:
                 if isinstance(node, ast.ClassDef) and node.name == found.__name__:
-                    return ast.get_source_segment(text, node)
+                    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                    return "".join(text.splitlines(True)[first - 1 : node.end_lineno])
     return None
 
 
@@ -215,4 +248,60 @@ def _used(source: str) -> Iterator[str]:
     bound = {node.arg for node in nodes if isinstance(node, ast.arg)}
     bound |= {n.id for n in nodes if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     read = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
-    yield from (n for n in dict.fromkeys(read) if n not in bound and not hasattr(builtins, n))
+    yield from (n for n in dict.fromkeys(read) if n not in bound)
+
+
+def _same(found: Any, made: Any) -> bool:
+    """Whether two functions, or classes, do the same by their code and defaults."""
+    if isinstance(found, FunctionType):
+        return (
+            isinstance(made, FunctionType)
+            and _code(found.__code__) == _code(made.__code__)
+            and _alike(found.__defaults__, made.__defaults__)
+            and _alike(found.__kwdefaults__, made.__kwdefaults__)
+        )
+    if not isinstance(found, type) or not isinstance(made, type):
+        return _alike(found, made)
+    own, others = ({k: v for k, v in vars(c).items() if k not in OF_ANY} for c in (found, made))
+    return own.keys() == others.keys() and all(
+        _same(_inside(own[name]), _inside(others[name])) for name in own
+    )
+
+
+def _inside(value: Any) -> Any:
+    """The function of a method of any kind."""
+    if isinstance(value, property):
+        return value.fget
+    return getattr(value, "__func__", value)
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, wherever it stands.
+
+    A module that is imported in the same cell is asked for its functions by another instruction
+    than one that is not, which moves whatever is jumped to.
+    """
+    steps = tuple(
+        (step.opname.replace("LOAD_METHOD", "LOAD_ATTR"), _operand(step))
+        for step in dis.get_instructions(code)
+        if step.opname not in ("PUSH_NULL", "PRECALL", "CACHE", "NOP", "EXTENDED_ARG")
+    )
+    inner = tuple(_code(one) for one in code.co_consts if isinstance(one, CodeType))
+    return steps, inner, code.co_varnames, code.co_freevars, code.co_cellvars
+
+
+def _operand(step: dis.Instruction) -> object:
+    """What an instruction is given; not where it jumps to, nor the code that it makes one of."""
+    jumps = step.opcode in dis.hasjrel or step.opcode in dis.hasjabs
+    return None if jumps or isinstance(step.argval, CodeType) else repr(step.argval)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are one in what can be told of them: of objects their kind alone."""
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, str | bytes | int | float | complex | NoneType):
+        return type(one) is type(other) and repr(one) == repr(other)
+    return type(one) is type(other)
