@@ -753,7 +753,9 @@ CHANGED = {
 def test_what_is_no_longer_what_its_source_says_is_refused(case, tmp_path):
     before = cells(*CHANGED[case][: -1 if case != "a default" else 2])["Net"]
     assert written(before, tmp_path)
-    with pytest.raises(InputError, match="what its source says|has no source of its own") as caught:
+    with pytest.raises(
+        InputError, match=r"what its source says|has no source of its own"
+    ) as caught:
         written(cells(*CHANGED[case])["Net"], tmp_path)
     assert "\n" not in str(caught.value)
 

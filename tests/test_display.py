@@ -1,11 +1,13 @@
 """What results show of themselves on a prompt and in a notebook."""
 
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from helpers import audits, outcomes
 from helpers.evaluations import certification, evaluation
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -304,3 +306,18 @@ def test_what_is_shown_in_text_and_page_is_what_was_found():
         assert "better" in text
         assert "b.pt" in text
     assert found.comparisons[0].sentence(where="without an attack")[:20] in found._repr_html_()
+
+
+def test_a_result_shows_the_warnings_without_which_its_numbers_mislead():
+    class Nothing(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * 0
+
+    data = (np.random.default_rng(0).random((6, 1, 4, 4), np.float32), np.arange(6) % 3)
+    found = robustkit.evaluate(Nothing(), data, "fgsm", epsilon=0.5, name="nothing")
+    assert any("no gradient reaches" in text for text in found.header["warnings"])
+    html, (*_, last) = unescape(found._repr_html_()), repr(found).splitlines()
+    assert all(text in html for text in found.header["warnings"])
+    assert last.startswith(f"Warning (1 of {len(found.header['warnings'])}): ")
+    assert len(last) <= 100
+    assert len(repr(found).splitlines()) <= 9

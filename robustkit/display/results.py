@@ -104,6 +104,7 @@ def _(found: Evaluation, method: Method = "wilson") -> View:
         ],
         frame=partial(_estimates, kinds, "epsilon"),
         sentences=() if at is None else (sentence(found, clean, at),),
+        warnings=found.header["warnings"],
         draw=curve if points else None,
         spoken=f"{curve_in_words(clean, points, proved)}.",
         caption=CERTIFIED if proved else "",
@@ -123,6 +124,7 @@ def _(found: Certification, method: Method = "wilson") -> View:
             for (outcome, share), number in zip(shares.items(), counts, strict=True)
         ],
         frame=lambda: pd.DataFrame([asdict(row) for row in found.rows]),
+        warnings=header.get("warnings", ()),
     )
 
 
@@ -148,6 +150,7 @@ def _(found: Audit) -> View:
         ],
         frame=partial(_estimates, kinds, "epsilon"),
         sentences=(found.verdict.sentence, *found.verdict.reasons),
+        warnings=found.warnings,
         draw=drawn(
             "bounds",
             clean=found.clean,
@@ -174,6 +177,8 @@ def _(found: Compared) -> View:
         ],
         frame=partial(_differences, found.comparisons),
         sentences=[c.sentence(where=found.where(c.level)) for c in found.comparisons],
+        notes=found.notes,
+        warnings=found.warnings,
         draw=drawn("forest", comparisons=found.comparisons, numbers=with_ends),
         size=lambda: (4.5, figures.forest_height(found.comparisons, figures.PAGE.size)),
         spoken=" ".join(c.sentence(where=found.where(c.level)) for c in found.comparisons),
@@ -219,7 +224,8 @@ def _(found: PowerAnalysis) -> View:
                 for one, p in rows
             ]
         ),
-        sentences=(found.sentence, *found.notes),
+        sentences=(found.sentence,),
+        notes=found.notes,
         words=2,
     )
 
@@ -227,13 +233,14 @@ def _(found: PowerAnalysis) -> View:
 @view.register
 def _(found: Outcome) -> View:
     panel = next((panel for panel in found.panels if panel.lines), None)
+    curves = "robustness" if panel is not None and "ε" in panel.factor else "accuracy_curves"
     return View(
         title=f"Study {found.name}: {found.title}",
         head=("claim", "verdict", "what was claimed"),
         rows=[(j.name, verdict_in_words(j), j.text) for j in found.judgements],
         frame=lambda: pd.DataFrame([asdict(row) for row in number_rows(found)]),
         sentences=[j.sentence for j in found.judgements] or [found.question],
-        draw=None if panel is None else drawn(_curves(panel), panel=panel),
+        draw=None if panel is None else drawn(curves, panel=panel),
         spoken="" if panel is None else f"{_against(panel)}. {curves_in_words(panel)}",
         caption="" if panel is None else f"{panel.title}: {_against(panel)}, with intervals.",
         words=3,
@@ -266,10 +273,8 @@ def _(found: TrainingResult) -> View:
             for line in lines
         ],
         frame=lambda: pd.DataFrame(lines),
-        sentences=(
-            f"Kept: epoch {kept['epoch']}, {epoch_text(kept)}.",
-            *([found.warning] if found.warning else []),
-        ),
+        sentences=(f"Kept: epoch {kept['epoch']}, {epoch_text(kept)}.",),
+        warnings=(found.warning,) if found.warning else (),
         draw=drawn("learning_curve", history=lines, shares={k: SHARES[k] for k in shares}),
         spoken=f"{epoch_text(lines[-1])} after epoch {lines[-1]['epoch']}.",
     )
@@ -288,7 +293,7 @@ def _(found: Leaderboard) -> View:
         rows=_board_rows(rows, levels, with_interval),
         brief=_board_rows(rows, levels, lambda estimate: percent(estimate.value)),
         frame=lambda: pd.DataFrame([line for one in found.boards for line in _lines(one)]),
-        sentences=found.notes,
+        notes=found.notes,
         draw=drawn("board_curves", board=board) if levels else None,
         spoken=board_in_words(rows),
     )
@@ -303,10 +308,6 @@ def _board_rows(
         (row.name, str(len(row.networks)), *(told(one) if one else NOTHING for one in each))
         for row, each in found
     ]
-
-
-def _curves(panel: Panel) -> str:
-    return "robustness" if "ε" in panel.factor else "accuracy_curves"
 
 
 def _against(panel: Panel) -> str:
@@ -366,7 +367,7 @@ def _(found: Dataset) -> View:
                 "class": [found.classes[label] for label in found.labels.tolist()],
             }
         ),
-        sentences=found.warnings,
+        warnings=found.warnings,
         draw=partial(_pictures, found),
         size=lambda: (6.0, 1.0),
         spoken=f"The first {min(PICTURES, len(found))} images.",
@@ -386,7 +387,7 @@ def _(found: Checkpoint) -> View:
         head=("what", "value"),
         rows=[(label, text) for label, text in known if text not in ("unknown", "none")],
         frame=lambda: pd.DataFrame(known, columns=KNOWN),
-        sentences=found.warnings,
+        warnings=found.warnings,
         words=2,
     )
 

@@ -14,6 +14,8 @@ from robustkit.reporting.html import render
 
 LINES = 5
 """of a table that text shows"""
+MOST = 9
+"""lines of text"""
 CELL, LINE = 32, 100
 """characters that text shows of a cell, and of a line"""
 
@@ -39,6 +41,10 @@ class View:
     """the rows as text shows them, where it has no room for whole ones"""
     words: int = 1
     """how many columns hold words and stand left"""
+    notes: Sequence[str] = ()
+    """what to know beside the sentences, all of it on a page"""
+    warnings: Sequence[str] = ()
+    """without which the numbers may mislead, likewise; text has room for the first"""
 
     def text(self) -> str:
         """Fewer than ten lines, none longer than 100 characters."""
@@ -47,9 +53,18 @@ class View:
         lines = [self.title, *_aligned(table, self.words)]
         lines += [f"  … and {left:,} more"] if left > 0 else []
         lines = [_clipped(shown(line), LINE) for line in lines]
-        for sentence in self.sentences[:1]:
-            lines += wrap(shown(sentence), LINE, max_lines=9 - len(lines), placeholder=" …")
-        return "\n".join(lines)
+        warned = self._warned()
+        left = MOST - len(lines) - len(warned)
+        for sentence in (*self.sentences, *self.notes)[: min(1, left)]:
+            lines += wrap(shown(sentence), LINE, max_lines=left, placeholder=" …")
+        return "\n".join([*lines, *warned])
+
+    def _warned(self) -> list[str]:
+        """The first warning in one line, and how many there are."""
+        if not self.warnings:
+            return []
+        more = f" (1 of {len(self.warnings)})" if len(self.warnings) > 1 else ""
+        return [_clipped(f"Warning{more}: {shown(self.warnings[0])}", LINE)]
 
     def html(self) -> str:
         """A piece of a page, complete in itself: no style or script of it reaches another."""
@@ -72,7 +87,8 @@ class View:
 
     def section(self) -> str:
         """Title, table and sentences in Markdown, for a page of others."""
-        sentences = [markdown.escaped(sentence) for sentence in self.sentences]
+        told = (*self.sentences, *self.notes, *(f"Warning: {text}" for text in self.warnings))
+        sentences = [markdown.escaped(sentence) for sentence in told]
         blocks = [f"### {markdown.escaped(self.title)}", self.markdown(), *sentences]
         return "\n\n".join(filter(None, blocks))
 
