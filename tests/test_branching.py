@@ -14,7 +14,7 @@ from torch import nn
 
 from robustkit.attacks import Block
 from robustkit.attacks.draws import generator
-from robustkit.certification import certify, search
+from robustkit.certification import certify, refine, search
 from robustkit.certification.bounds import Multipliers, intervals, lowest
 from robustkit.certification.complete import decide
 from robustkit.certification.conversion import convert
@@ -318,32 +318,43 @@ def test_the_time_limit_holds_and_what_is_known_by_then_is_kept():
     assert all(one.margin > float(m) for one, m in zip(found, plain.margin, strict=True))
 
 
-def test_when_the_time_is_up_no_pass_is_begun_and_the_bound_still_holds(monkeypatch):
-    model, x = dense(3, (12, 12), side=3), pictures(0, 1, 3)
+# asked within: intervals bounded again, linear leaves, and a first look at many functions
+@pytest.mark.parametrize(
+    ("kind", "widths", "rivals"),
+    [("lowest", (12, 12), 2), ("solve", (3, 3), 2), ("lower", (12, 12), 40)],
+)
+def test_when_the_time_is_up_no_pass_is_begun_and_the_bound_still_holds(
+    monkeypatch, kind, widths, rivals
+):
+    model, x = dense(0, widths, side=3, gain=3.0), pictures(0, 1, 3)
     graph, region = convert(model, x[0]), Region("linf", x.double(), 0.4)
-    problem = Problem.of(
-        graph, region, intervals(graph, region), differences(model(x).argmax(1), 3)[0]
-    )
-    passes, lower, tighten = [], Problem.lower, search.tighten
+    slopes = differences(model(x).argmax(1), 3)[0].repeat(rivals // 2, 1)
+    problem = Problem.of(graph, region, intervals(graph, region), slopes)
+    passes = []
 
-    def counted(work):
-        return lambda *given: passes.append(work) or work(*given)
+    def counted(owner, name):
+        work = getattr(owner, name)
+        return lambda *given, **more: passes.append(name) or work(*given, **more)
 
-    monkeypatch.setattr(Problem, "lower", counted(lower))
-    monkeypatch.setattr(Problem, "at_once", 4)
-    for name, value in {"tighten": counted(tighten), "STALE": 2, "TIGHTENED": 2}.items():
+    for owner, name in ((Problem, "lower"), (refine, "lowest"), (search, "solve")):
+        monkeypatch.setattr(owner, name, counted(owner, name))
+    # many passes a round
+    for name, value in {"STALE": 2, "STEPS": 1, "ROOT_STEPS": 1}.items():
         monkeypatch.setattr(search, name, value)
+    monkeypatch.setattr(Problem, "at_once", 2)
+    monkeypatch.setattr(refine, "chunk", lambda *given: 1)
 
     def searched(stop):
         passes.clear()
         return search.BranchAndBound(problem, lambda x: False, lambda: len(passes) >= stop).run()
 
-    long = searched(400)
-    assert tighten in passes
+    long = searched(250)
     assert not long.certified
-    for stop in range(1, 400, 19):
+    first = passes.index(kind) + 1
+    for stop in (1, first, first + 1, first + 4, first + 30):
         found = searched(stop)
-        assert stop <= len(passes) <= stop + 1
+        # a leaf that has begun takes two more
+        assert len(passes) <= stop + 2
         assert found.lower <= long.lower
 
 

@@ -883,3 +883,45 @@ def test_a_network_or_loss_that_is_made_already_is_no_recipe_for_a_training(tmp_
         with pytest.raises(InputError, match="give the class or function") as caught:
             robustkit.train(**asked | given)
         assert "\n" not in str(caught.value)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :3] * self.scale
+
+
+DATA = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
+
+
+def test_nothing_is_kept_of_a_module_without_a_name_which_is_said(tmp_path):
+    asked = {"epsilon": 0.05, "out": tmp_path, "progress": False}
+    found = robustkit.evaluate(Scaled(), DATA, "fgsm", **asked)
+    assert found.path is None
+    assert robustkit.certify(Scaled(), DATA, **asked).path is None
+    with pytest.raises(InputError, match="evaluate it with name="):
+        robustkit.rank(found, found, found, runs=tmp_path)
+    named = robustkit.evaluate(Scaled(), DATA, "fgsm", name="net", **asked)
+    assert robustkit.read_record(named.path).rows_digest == found.rows_digest
+
+
+def test_two_states_of_a_module_under_one_name_are_told_apart(tmp_path):
+    asked = {"epsilon": 0.05, "out": tmp_path, "progress": False, "name": "net"}
+    for scale, steps in ((1.0, 2), (1.0, 3), (-1.0, 2)):
+        robustkit.evaluate(Scaled(scale), DATA, PGD(steps=steps), **asked)
+    frame = robustkit.frame(tmp_path)
+    assert (frame.weights.nunique(), frame.attack.nunique(), set(frame.budgets)) == (2, 2, {"0.05"})
+    other = robustkit.evaluate(Scaled(2.0), DATA, PGD(steps=2), epsilon=0.05, progress=False)
+    with pytest.raises(InputError, match="net: was evaluated with other weights; name the record"):
+        robustkit.compare("net", other, runs=tmp_path)
+
+
+def test_evaluations_may_be_compared_by_python_and_stand_in_a_set(tmp_path):
+    asked = {"out": tmp_path, "name": "net", "progress": False}
+    path = robustkit.evaluate(Scaled(), DATA, "clean", **asked).path
+    one, other = robustkit.read_record(path), robustkit.read_record(path)
+    assert len({one, other, one}) == 2
+    assert one != other

@@ -158,6 +158,7 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
     """In the order of the columns; the values are those of the header, each of another kind."""
     known = {
         "path": "net.pt",
+        "weights": "c" * 64,
         "model": "lenet5",
         "loss": "hinge",
         "label_noise": 0.4,
@@ -170,6 +171,7 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
     constant = {
         "evaluation": "a" * 64,
         "checkpoint": "net.pt",
+        "weights": "c" * 64,
         "model": "lenet5",
         "loss": "hinge",
         "label_noise": 0.4,
@@ -181,7 +183,9 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
         "corruption": None,
         "severity": None,
         "protocol": "pgd",
+        "attack": found.header["protocol"]["digest"],
         "norm": "linf",
+        "budgets": ", ".join(e.text for e in found.epsilons),
         "targeted": found.header["protocol"]["resolved"]["target"],
         "surrogate": None,
         "precision": "float32",
@@ -196,7 +200,7 @@ def test_every_image_of_the_frame_is_told_where_it_comes_from(tmp_path):
     assert first.drop(columns="index").to_dict("records") == [constant] * 3
     assert first["index"].tolist() == [0, 1, 2]
     second = frame[frame.evaluation == "b" * 64]
-    unknown = ["checkpoint", "model", "loss", "label_noise", "data_fraction", "seed"]
+    unknown = ["checkpoint", "weights", "model", "loss", "label_noise", "data_fraction", "seed"]
     assert second[unknown].isna().all(axis=None)
     assert second.drop(columns=[*unknown, *nothing]).notna().all(axis=None)
     # what is unknown of every network has the type that it would have, too

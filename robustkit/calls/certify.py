@@ -92,10 +92,11 @@ def certify(
     given = RunOptions(batch_size, device, "float32", fresh)
     with watched(given, progress, name_of(loaded)) as options, scratch_folder() as scratch:
         own = evaluated(loaded, dataset)
-        folder = Path(out) if isinstance(loaded, Checkpoint) else scratch
+        kept = isinstance(loaded, Checkpoint)
+        folder = Path(out) if kept else scratch
         found = certify_images(own, dataset, protocol, folder, time_limit, options)
         found = replace(found, header=renewed(found.header, dataset, own))
         if save_adversarial is not None:
             save_counterexamples(Path(save_adversarial), found)
         tracking.track_certification(tracker, name_of(loaded), found, command)
-        return found
+        return found if kept else replace(found, path=None)

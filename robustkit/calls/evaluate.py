@@ -192,6 +192,7 @@ def evaluate(
         if html is not None:
             write_atomic(Path(html), reporting.page([found]).encode())
         tracking.track_evaluation(tracker, name_of(loaded, name), found, command)
+        found = found if kept else replace(found, path=None)
         return (found, _adversarial(options)) if return_adversarial else found
 
 

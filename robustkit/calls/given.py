@@ -245,6 +245,11 @@ def record_name(given: object) -> str:
         return str(given.path)
     if isinstance(given, str | Path):
         return str(given)
+    if isinstance(given, Evaluation):
+        raise InputError(
+            f"{given.header['checkpoint']['path']}: nothing is kept of an evaluation of a module "
+            'without a name; evaluate it with name="…"'
+        )
     raise InputError(
         f"{quoted(given)}: names no evaluated network; give each its path, a pattern, or its record"
     )

@@ -73,13 +73,18 @@ def _better(best: Domains, value: Tensor, alpha: Tensor, beta: Tensor) -> Domain
 
 
 @torch.no_grad()
-def tighten(problem: Problem, domains: Domains) -> Domains:
-    """Domains with the intervals behind presumed signs bounded again; an empty one is done with."""
+def tighten(problem: Problem, domains: Domains, over: Callable[[], bool]) -> Domains:
+    """Domains with the intervals behind presumed signs bounded again; an empty one is done with.
+
+    When the time is `over`, what is left stays as wide as it is.
+    """
     cut, region = problem.intervals(domains), problem.rows(domains)
     empty = torch.zeros_like(domains.lower, dtype=torch.bool)
     for index in nonlinear_inputs(problem.graph):
+        if over():
+            break
         open_ = relaxed(problem.graph, cut, index) > 0
-        cut[index] = low, high = rebounded(problem.graph, cut, region, index, open_)
+        cut[index] = low, high = rebounded(problem.graph, cut, region, index, open_, over)
         empty |= flattened(low > high).any(1)
     sides = [{i: cut[s][k][:, None] for i, s in problem.neurons.sources.items()} for k in (0, 1)]
     low, high = (problem.neurons.gathered(side) for side in sides)

@@ -6,7 +6,7 @@ A neuron behind convolutions sees a small square of the image only. Its bound is
 through crops of the steps as large as what it sees, many places of many images side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -160,11 +160,16 @@ def _widest(lost: Tensor, most: Tensor) -> Tensor:
 
 
 def rebounded(
-    graph: BoundGraph, bounds: Sequence[Interval], region: Region, index: int, chosen: Tensor
+    graph: BoundGraph,
+    bounds: Sequence[Interval],
+    region: Region,
+    index: int,
+    chosen: Tensor,
+    over: Callable[[], bool] = lambda: False,
 ) -> Interval:
-    """A step's interval, tighter where `chosen`, N × the step's shape."""
+    """A step's interval, tighter where `chosen`, N × the step's shape, until the time is `over`."""
     errors = local_errors(graph, bounds)
-    low, high = _tightened(graph, bounds, errors, region, index, flattened(chosen))
+    low, high = _tightened(graph, bounds, errors, region, index, flattened(chosen), over=over)
     return low.view_as(chosen), high.view_as(chosen)
 
 
@@ -176,6 +181,7 @@ def _tightened(
     index: int,
     chosen: Tensor,
     real: Sequence[Tensor | None] = (),
+    over: Callable[[], bool] = lambda: False,
 ) -> Interval:
     """A step's flattened interval, tighter where `chosen`, both N × numbers of the step."""
     shape = graph.steps[index].shape
@@ -186,6 +192,8 @@ def _tightened(
     # the chosen neurons of each image first; the few too many are dropped again
     order = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
     for columns in torch.split(order, chunk(graph, len(chosen), 2), dim=1):
+        if over():
+            break
         one = torch.zeros(*columns.shape, low.shape[1], dtype=low.dtype, device=low.device)
         one.scatter_(2, columns[..., None], 1.0)
         slopes = torch.cat([one, -one], 1).view(len(one), -1, *shape)

@@ -23,8 +23,6 @@ STEPS = 5
 STALE = 8
 AT_ONCE = 64
 """domains that are halved together; more fill a pass better, fewer follow the worst bound closer"""
-TIGHTENED = 16
-"""domains whose intervals are bounded again between two looks at the clock"""
 MEMORY = 2**27
 """numbers in all waiting domains: half a GiB"""
 
@@ -78,10 +76,11 @@ class BranchAndBound:
     def _bound(self, domains: Domains, steps: int) -> bool:
         """Bound domains and keep those that are still open; whether one has a counterexample.
 
-        When the time is up those that are left keep the bound of what they are parts of.
+        When the time is up those that are left keep the bound of what they are parts of. The very
+        first are bounded all the same.
         """
         for part in _parts(domains, self.problem.at_once):
-            if bool(domains.lower[part].isfinite().all()) and self.over():
+            if self.bounded and self.over():
                 self._keep(domains.take(part))
                 continue
             found = ascend(self.problem, domains.take(part), steps, self.over)
@@ -102,9 +101,8 @@ class BranchAndBound:
             return domains
         rest = (domains.stale < STALE).nonzero()[:, 0]
         found = [domains.take(rest)]
-        for part in torch.split(stale, TIGHTENED):
-            some = domains.take(part)
-            found.append(some if self.over() else tighten(self.problem, some))
+        for part in torch.split(stale, self.problem.at_once):
+            found.append(tighten(self.problem, domains.take(part), self.over))
         return Domains.joined(found)
 
     def _keep(self, domains: Domains) -> None:

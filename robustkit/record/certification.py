@@ -65,7 +65,8 @@ class Certification(Shown):
     rows: Sequence[CertifiedImage]
     perturbed: Images
     """counterexamples, F × C × H × W"""
-    path: Path
+    path: Path | None
+    """its file; None of a module in memory, of which none is kept"""
     outputs: npt.NDArray[np.float64] | None = None
     """logits of user code on fixed noise, N × K, by which it is told from its likes"""
 

@@ -73,9 +73,12 @@ class Example:
     """C × H × W in [0, 1]"""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Evaluation(Shown):
-    """What an evaluation found: a header, one row per image, and how the run went."""
+    """What an evaluation found: a header, one row per image, and how the run went.
+
+    Two that were read are two, whatever they say: `rows_digest` tells whether their rows are equal.
+    """
 
     header: Mapping[str, Any]
     """what was asked: checkpoint, data, protocol, engine; all JSON"""
@@ -86,7 +89,7 @@ class Evaluation(Shown):
     examples: Sequence[Example] = ()
     """the smallest successful perturbations, by rising distance"""
     path: Path | None = None
-    """the file it was read from"""
+    """its file; None of a module in memory without a name, of which none is kept"""
     outputs: npt.NDArray[np.float64] | None = None
     """logits on fixed noise, N × K, by which modules in memory are told from their likes; of a
     surrogate, too, they stand beside the others"""

@@ -130,10 +130,12 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.
     """All records of a folder as one tidy frame: a row per evaluation and image.
 
     Beside the rows' own columns (choose with `columns`; without that all but the passes) stand
-    `evaluation`, `checkpoint`, `model`, `loss`, `label_noise`, `data_fraction`, `seed`, `data`,
-    `split`, `images` (their digest), `corruption`, `severity`, `protocol`, `norm`, `targeted`,
+    `evaluation`, `checkpoint` (its path), `weights` (their digest), `model`, `loss`, `label_noise`,
+    `data_fraction`, `seed`, `data`, `split`, `images` (their digest), `corruption`, `severity`,
+    `protocol` (its name), `attack` (the protocol's digest), `norm`, `budgets`, `targeted`,
     `surrogate` (null: the attack was on the network itself), `precision` and `revision` (of the
-    attacks); unknown is null. Text columns are categorical, so that many records fit in memory.
+    attacks); unknown is null. A null `fooled_at` is an image that withstood all of `budgets`. Text
+    columns are categorical, so that many records fit in memory.
 
     Raises:
         RecordError: no such folder, or a file in it that cannot be read.
@@ -157,6 +159,7 @@ def frame(folder: Path | str = "runs", columns: Sequence[str] = SCALARS) -> "pd.
 TOLD: dict[str, tuple[tuple[str, ...], pa.DataType]] = {
     "evaluation": (("digest",), pa.string()),
     "checkpoint": (("checkpoint", "path"), pa.string()),
+    "weights": (("checkpoint", "weights"), pa.string()),
     "model": (("checkpoint", "model"), pa.string()),
     "loss": (("checkpoint", "loss"), pa.string()),
     "label_noise": (("checkpoint", "label_noise"), pa.float64()),
@@ -168,7 +171,9 @@ TOLD: dict[str, tuple[tuple[str, ...], pa.DataType]] = {
     "corruption": (("data", "source", "corruption"), pa.string()),
     "severity": (("data", "source", "severity"), pa.int64()),
     "protocol": (("protocol", "name"), pa.string()),
+    "attack": (("protocol", "digest"), pa.string()),
     "norm": (("protocol", "norm"), pa.string()),
+    "budgets": (("protocol", "epsilons"), pa.string()),
     "targeted": (("protocol", "resolved", "target"), pa.string()),
     "surrogate": (("surrogate", "path"), pa.string()),
     "precision": (("precision",), pa.string()),
@@ -191,5 +196,7 @@ def _tidy(evaluation: Evaluation, columns: Sequence[str]) -> pa.Table:
         value: Any = {"precision": "float32", **evaluation.header}
         for key in place:
             value = (value or {}).get(key)
+        if name == "budgets":
+            value = ", ".join(entry["epsilon"] for entry in value or ())
         result = result.append_column(name, pa.repeat(pa.scalar(value, kind), n))
     return result

@@ -132,10 +132,7 @@ class Finder:
             self._check(name)
             records = _of_the_latest_code(self._chosen(_records_of(name, self.known)))
         if not may_be_one(records):
-            raise InputError(
-                f"{name}: was evaluated with different architectures or preprocessing; name the "
-                f"record that is meant: {', '.join(str(record.source) for record in records)}"
-            )
+            raise InputError(f"{name}: {_several(records)}")
         seed = records[0].checkpoint["seed"] if records else None
         if "seed" in fields:
             seed = _seed(fields["seed"], name)
@@ -214,6 +211,14 @@ def _records_of(name: str, records: Sequence[Record], part: str = "checkpoint") 
     others = (r for r in records if r.header[part]["sha256"] != sha256)
     near = (r for r in others if r.header[part].get("weights") in weights)
     return [*own, *(r for r in near if identity_of(r.header[part]) in networks)]
+
+
+def _several(records: Sequence[Record]) -> str:
+    """That records of one name are of several networks, why, and which they are."""
+    weights = {record.checkpoint["weights"] for record in records}
+    why = "other weights" if len(weights) > 1 else "different architectures or preprocessing"
+    each = ", ".join(f"{record.source} ({record.started})" for record in records)
+    return f"was evaluated with {why}; name the record that is meant, by when it was begun: {each}"
 
 
 def _of_the_latest_code(records: list[Record]) -> list[Record]:

@@ -89,7 +89,9 @@ def of_certification(found: Certification, method: Method = "wilson") -> Content
     metrics: dict[str, float | None] = {}
     for outcome in OUTCOMES:
         metrics |= _ends(_at(f"{outcome}_share", *at), found.share(outcome, method))
-    return Content(parameters=_asked(found.header), metrics=metrics, files=[found.path])
+    return Content(
+        parameters=_asked(found.header), metrics=metrics, files=[found.path] if found.path else []
+    )
 
 
 def of_study(found: Outcome, folder: Path) -> Content:
