@@ -230,6 +230,37 @@ def test_a_network_exported_in_a_mode_of_its_own_is_attacked(net, batch):
     assert behind.training
 
 
+@pytest.mark.parametrize("change", ["a part", "a setting", "a method"])
+def test_a_network_that_computes_something_else_now_is_looked_at_anew(change):
+    class Clamps(nn.Module):
+        clamps = False
+
+        def forward(self, x):
+            return torch.relu(x) if self.clamps else x
+
+    source = torch.Generator().manual_seed(0)
+    images = torch.rand(60, 1, 6, 6, generator=source).round()
+    net = nn.Sequential(Clamps(), nn.Flatten(), nn.Linear(36, 3))
+    net[2].weight.data = torch.randn(3, 36, generator=source)
+    labels = net(images).argmax(1)
+    kept = robustkit.attack(net, PGD(steps=20), epsilon=0.1)
+    kept(images, labels)
+    assert kept.warnings == ()
+    if change == "a part":
+        net[0] = nn.ReLU()
+    elif change == "a setting":
+        net[0].clamps = True
+    else:
+        net[0].forward = torch.relu
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kept(images, labels, seed=0)
+        new = robustkit.attack(net, PGD(steps=20), epsilon=0.1)
+        new(images, labels, seed=0)
+    assert kept.warnings == new.warnings != ()
+    assert torch.equal(kept.fooled, new.fooled)
+
+
 LAZY = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
 
 

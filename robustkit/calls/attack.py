@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import NoneType
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -105,7 +106,8 @@ class ModelAttack:
     """An attack on a network; `attack(x, y)` returns the perturbed images.
 
     What `evaluate` would warn of, such as a budget that holds every image or a network without
-    gradients, is a warning of Python's at the first call with images of a shape, and in `warnings`.
+    gradients, is a warning of Python's at the first call with images of a shape, and in `warnings`;
+    and again where a part or a setting of the network is another. Weights may change in between.
     """
 
     def __init__(
@@ -179,11 +181,13 @@ class ModelAttack:
         images, shape = len(block.images), tuple(block.images.shape[1:])
         size = min(self.batch_size or images, images)
         # of a network's kind, which training does not change
-        if shape not in self._trusted or self._trusted[shape].batch < size:
+        kind = _kind(self.model)
+        known = self._trusted.get(shape)
+        if known is None or known.batch < size or known.kind != kind:
             random, texts = _found(model, block, protocol, size)
             self._warn(texts)
             inside = steps_inside(model, block.images, protocol)
-            self._trusted[shape] = _Trusted(inside, size, random)
+            self._trusted[shape] = _Trusted(inside, size, random, kind)
         trusted = self._trusted[shape]
         search_by = stepping_inside(SearchNetwork(model)) if trusted.inside else None
         with unchanged(model, block.images, random=trusted.random):
@@ -196,6 +200,10 @@ class ModelAttack:
             warnings.warn(text, stacklevel=4)  # where the attack is called
 
 
+PLAIN = (bool, int, float, str, NoneType)
+"""kinds of settings that are compared"""
+
+
 class _Trusted(NamedTuple):
     """What was found of a network."""
 
@@ -205,6 +213,18 @@ class _Trusted(NamedTuple):
     """images that were passed at once at most"""
     random: bool
     """whether passes over the same image differ"""
+    kind: list[Any]
+    """`_kind` of it then"""
+
+
+def _kind(model: nn.Module) -> list[Any]:
+    """The parts of a network and their plain settings: what it computes, but for its numbers."""
+    found: list[Any] = []
+    for name, part in model.named_modules():
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN)}
+        settings.pop("training", None)
+        found.append((name, type(part), vars(part).get("forward"), settings))
+    return found
 
 
 def _found(
