@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ TELLS = 1e-3
 """of the logits' spread: less than that is no rise to be expected"""
 RISES = 0.75
 """share of images at which the output must rise at one of the steps; half of them do by chance"""
-DOUBLED = (0.001, 0.002, 0.004, 0.03, 0.06, 0.12)
-"""steps in random directions: short ones, and those that are longer than what is rounded"""
+DOUBLED = [0.001 * 2**k for k in range(8)]
+"""steps in random directions, from short ones to those that are longer than what is rounded"""
 LINEAR = 0.9
 """of the changes at a step, squared, that are twice those at half of it: then the network has a
 slope there; where it is rounded it has none"""
@@ -250,12 +251,9 @@ def _accounted(model: torch.nn.Module, way: _Way) -> float:
     sign = torch.rand(way.images.shape, generator=source).to(way.images).sub(0.5).sign()
     found = [way.both(model, step, sign) for step in DOUBLED]
     best = []
-    for step, (promised, change) in zip(DOUBLED, found, strict=True):
-        twice = DOUBLED.index(2 * step) if 2 * step in DOUBLED else -1
-        if twice < 0 or not bool(promised.any()):
-            continue
-        doubled = found[twice][1]
-        if (doubled - 2 * change).square().sum() < (1 - LINEAR) * doubled.square().sum():
+    for (promised, change), (_, doubled) in pairwise(found):
+        off = (doubled - 2 * change).square().sum()
+        if off < (1 - LINEAR) * doubled.square().sum() and bool(promised.any()):
             share = (promised @ change) ** 2 / ((promised @ promised) * (change @ change))
             best.append(float(share))
     return max(best, default=1.0)
