@@ -268,6 +268,8 @@ def show(options: argparse.Namespace) -> None:
 # --- what a reader is given -----------------------------------------------------------------------
 
 NOISES = ("0.8", "0.4")
+PUBLISHED_AT = "published,\n"
+"""begins the names of columns with the published settings"""
 
 
 def word(trial: Trial) -> str:
@@ -345,7 +347,13 @@ def heat_map(ax: Any, table: list[list[float]], columns: list[str], rows: list[s
 def draw_layers(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
     """The same by the layers at which margins are, and of the published settings."""
     ways = ["maximum", "sum of 3", "sum of 9"]
-    names = ["output", "input", "hidden", "all", "published: output", "published: all"]
+    names = [
+        "output",
+        "input",
+        "hidden",
+        "all",
+        *(PUBLISHED_AT + at for at in ("output", "layers")),
+    ]
     figure, panels = heat_maps()
     for ax, noise in zip(panels, NOISES, strict=True):
         table = [[math.nan] * len(names) for _ in ways]
@@ -353,8 +361,8 @@ def draw_layers(to: Path, trials: list[tuple[Trial, dict[str, Any]]]) -> None:
             published = t.recipe == "published"
             plain = published or (t.on == "logits" and (t.gamma, t.alpha) == (1.0, None))
             if t.noise == noise and t.loss == "large-margin" and plain and word(t) in ways:
-                layers = "all" if t.layers == PUBLISHED.layers else t.layers
-                name = f"published: {layers}" if published else layers
+                layers = "layers" if t.layers == PUBLISHED.layers else t.layers
+                name = PUBLISHED_AT + layers if published else layers
                 table[ways.index(word(t))][names.index(name)] = 100 * row["held_out_clean"]
         heat_map(ax, table, names, ways)
         ax.set(title=f"{100 * float(noise):.0f} % label noise")
